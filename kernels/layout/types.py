@@ -1,0 +1,38 @@
+"""What a graph carries besides senders and receivers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int32
+
+from slif_jax.kernels.layout.ell import EllBlock
+
+
+class Edges(NamedTuple):
+    """Per-edge data, in receiver order. Stands in `GraphsTuple.edges`."""
+
+    weight: Float[Array, " E"] | None = None
+    relation: Int32[Array, " E"] | None = None
+
+
+class Layout(NamedTuple):
+    """The two compressed orders of one edge list. Stands in `GraphsTuple.globals`.
+
+    R receivers, S senders, E edge slots. Slots at and beyond `indptr[-1]` are padding; no operation reads them.
+
+    Attributes:
+      indptr: edges `indptr[r]` to `indptr[r + 1]` end at receiver r.
+      t_indptr: places `t_indptr[s]` to `t_indptr[s + 1]` of the sender order start at sender s.
+      t_receivers: receivers, in sender order.
+      t_perm: where each edge of the sender order stands in the receiver order.
+      ell: degree-bucketed slots for the XLA path, or None.
+      t_ell: the same of the transposed graph, or None.
+    """
+
+    indptr: Int32[Array, " R+1"]
+    t_indptr: Int32[Array, " S+1"]
+    t_receivers: Int32[Array, " E"]
+    t_perm: Int32[Array, " E"]
+    ell: tuple[EllBlock, ...] | None = None
+    t_ell: tuple[EllBlock, ...] | None = None
