@@ -1,0 +1,84 @@
+"""Finds the reader for a name or a folder."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from slif_jax.data import movielens, native, synthetic
+from slif_jax.data.dataset import Dataset
+from slif_jax.data.errors import DataError
+from slif_jax.data.fetch import default_data_dir
+
+
+class Reader(NamedTuple):
+    """How to recognise a folder in one format, how to read it, and what it must hold."""
+
+    detect: Callable[[Path], bool]
+    read: Callable[[Path], Dataset]
+    needs: str
+
+
+# A new format is one line here; the first reader that recognises a folder reads it.
+READERS: dict[str, Reader] = {
+    "native": Reader(native.detect, native.read, "interactions.tsv with the columns user, item, split"),
+}
+
+BUILT_IN = ("ml-100k", "synthetic")
+
+
+def load(
+    name_or_path: str | Path, *, data_dir: str | Path | None = None, split_seed: int = 2026, format: str = "auto"
+) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name_or_path: `ml-100k`; `synthetic` or `synthetic:users=1000,items=500,seed=3`; a folder; or the name of a
+        folder in `data_dir`. A folder that has a built-in name is written `./ml-100k`.
+      data_dir: where downloads are kept and folders looked for; None is the user's cache folder.
+      split_seed: seed of the split of `ml-100k`. Folders bring their split, `synthetic` has its own seed.
+      format: the folder's format, or `auto` to find it by its files.
+
+    Returns:
+      The data set, checked.
+
+    Raises:
+      DataError: if there is no such data set, or it cannot be used; one line says what and where.
+    """
+    if format != "auto" and format not in READERS:
+        raise DataError(f"Unknown format '{format}'.{_close(format, READERS)} Known: auto, {', '.join(READERS)}.")
+    name = str(name_or_path)
+    root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    if isinstance(name_or_path, str) and format == "auto":
+        if name == "ml-100k":
+            return movielens.load_ml_100k(root, split_seed)
+        if name == "synthetic" or name.startswith("synthetic:"):
+            return synthetic.from_spec(name)
+    folder = _find_folder(name, root)
+    if format != "auto":
+        return READERS[format].read(folder)
+    for reader in READERS.values():
+        if reader.detect(folder):
+            return reader.read(folder)
+    raise DataError(f"{folder} is no data set: {_needs()}")
+
+
+def _find_folder(name: str, root: Path) -> Path:
+    for folder in (Path(name).expanduser(), root / name):
+        if folder.is_dir():
+            return folder
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    names = [*BUILT_IN, *folders]
+    raise DataError(
+        f"Unknown data set '{name}'.{_close(name, names)} Built in: {', '.join(BUILT_IN)}. "
+        f"Anything else must be a folder: {_needs()}"
+    )
+
+
+def _needs() -> str:
+    return "it must hold " + ", or ".join(f"{reader.needs} ({name})" for name, reader in READERS.items()) + "."
+
+
+def _close(word: str, known) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
