@@ -1,0 +1,1 @@
+"""SLIF-MR in JAX: multimodal recommendation whose graphs are rebuilt while training."""

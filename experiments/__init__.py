@@ -1,0 +1,1 @@
+"""Programs. Run them from the repository's root: `python -m experiments.train --help`."""

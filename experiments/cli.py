@@ -1,0 +1,134 @@
+"""What the programs share: flags made from `Config`, and one clear line where something is wrong."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from slif_jax.config import Config
+from slif_jax.data import DataError
+from slif_jax.workdir import WorkdirError
+
+USAGE_ERROR = 2
+
+
+def define_config_flags() -> None:
+    """Defines one flag per field of `Config`."""
+    defaults = Config()
+    for field in dataclasses.fields(Config):
+        value, text = getattr(defaults, field.name), field.metadata["help"]
+        choices = field.metadata.get("choices")
+        if isinstance(value, bool):
+            flags.DEFINE_boolean(field.name, value, text)
+        elif isinstance(value, int):
+            flags.DEFINE_integer(field.name, value, text)
+        elif isinstance(value, float):
+            flags.DEFINE_float(field.name, value, text)
+        elif isinstance(value, tuple):
+            flags.DEFINE_list(field.name, ",".join(map(str, value)), text)
+        elif choices:
+            flags.DEFINE_enum(field.name, value, choices, text)
+        else:
+            flags.DEFINE_string(field.name, value, text)
+
+
+def config_from_flags() -> Config:
+    """The `Config` that the flags describe.
+
+    Raises:
+      ValueError: where a value is out of range.
+    """
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = flags.FLAGS[field.name].value
+        if isinstance(field.default, tuple):
+            value = _as_tuple(field.name, value, integers=isinstance(field.default[0], int))
+        fields[field.name] = value
+    return Config(**fields)
+
+
+def _as_tuple(name: str, values: Sequence[str], *, integers: bool) -> tuple[Any, ...]:
+    words = [word.strip() for word in values if word.strip()]
+    if not integers:
+        return tuple(words) if words != ["none"] or name == "modalities" else ()
+    try:
+        return tuple(int(word) for word in words)
+    except ValueError:
+        raise ValueError(f"--{name} must be integers with commas between them: got '{','.join(values)}'.") from None
+
+
+def define_run_flags() -> None:
+    """Flags that every program that needs JAX and data has."""
+    flags.DEFINE_string("data_dir", None, "Where fetched data sets are kept; default: the user's cache folder.")
+    flags.DEFINE_enum(
+        "implementation", "auto", ("auto", "native", "xla", "reference"), "Sparse kernels; auto: the fastest that works here."
+    )
+    flags.DEFINE_string(
+        "compilation_cache_dir", None, "Keep compiled programs here, so that the next start is quicker."
+    )
+
+
+def set_up_jax() -> None:
+    """Applies the flags that concern JAX itself; before the first compilation."""
+    folder = flags.FLAGS.compilation_cache_dir
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+
+
+def flags_text() -> str:
+    """This program's flags as a flagfile that repeats the run."""
+    defined: list[str] = []
+    for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
+        if module == sys.argv[0] or module.startswith(("experiments", "__main__")):
+            defined += [flag.serialize() for flag in module_flags if flag.value is not None]
+    return "".join(line + "\n" for line in sorted(defined))
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags and runs `main`; exit status 2 and one line for everything a user can mend.
+
+    Args:
+      main: the program; its return value is the exit status.
+    """
+
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")
+            return main() or 0
+        except (ValueError, OSError, FloatingPointError) as error:
+            if not isinstance(error, DataError | WorkdirError | OSError | FloatingPointError) and not _is_ours(error):
+                raise
+            return complain(str(error))
+        except KeyboardInterrupt:
+            print("Stopped. The same command goes on after the last checkpoint.", file=sys.stderr)
+            return 130
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the message was written for users: raised by this project, not inside a library."""
+    trace = error.__traceback__
+    module = ""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module.startswith(("slif_jax", "experiments", "__main__"))
+
+
+def complain(text: str) -> int:
+    """Prints one line to standard error and gives the exit status of a mistake in the input."""
+    print("Error: " + " ".join(text.split()), file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(list(argv))
+    except (flags.Error, OSError) as error:
+        sys.exit(complain(str(error)))

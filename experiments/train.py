@@ -1,0 +1,46 @@
+"""Trains SLIF-MR and evaluates it on test.
+
+  python -m experiments.train --flagfile=experiments/presets/ml-100k.flags --workdir=runs/ml-100k
+  python -m experiments.train --dataset=path/to/folder --workdir=runs/mine
+"""
+
+from absl import flags
+
+from experiments import cli
+from slif_jax import ops
+from slif_jax.progress import MODES
+from slif_jax.train import describe_result, train_and_evaluate
+from slif_jax.workdir import RESUME_MODES
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, plots, result.", required=True)
+_RESUME = flags.DEFINE_enum(
+    "resume", "auto", RESUME_MODES, "auto: go on where there is a run; must: fail where there is none; never: start over."
+)
+_PROGRESS = flags.DEFINE_enum("progress", "auto", MODES, "auto: a bar on a terminal, else one line per epoch.")
+_CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", 10, "Epochs between two checkpoints; a new best is saved as well.", lower_bound=1
+)
+
+
+def main() -> None:
+    """Runs the training that the flags describe."""
+    config = cli.config_from_flags()
+    cli.set_up_jax()
+    with ops.default_implementation(flags.FLAGS.implementation):
+        result = train_and_evaluate(
+            config,
+            _WORKDIR.value,
+            data_dir=flags.FLAGS.data_dir,
+            resume=_RESUME.value,
+            progress=_PROGRESS.value,
+            checkpoint_every=_CHECKPOINT_EVERY.value,
+            flags_text=cli.flags_text(),
+        )
+    if _PROGRESS.value == "off":
+        print(describe_result(result))
+
+
+if __name__ == "__main__":
+    cli.define_config_flags()
+    cli.define_run_flags()
+    cli.run(main)

@@ -1,0 +1,152 @@
+"""One frozen dataclass with every setting of the method, and every default written once."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+GRAPH_NAMES = ("interactions", "knowledge", "features")
+
+
+def _setting(default: Any, text: str, **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is trained, on what, and how it is judged.
+
+    Two runs with equal configs on the same kind of machine give equal numbers. Each field is also a flag of
+    `experiments.train`; the `help` in its metadata is that flag's text.
+
+    Raises:
+      ValueError: where a value is outside its range; the message names the field, the rule and the value.
+    """
+
+    # Data
+    dataset: str = _setting("ml-100k", "'ml-100k' (fetched once), 'synthetic[:key=value,...]', or a folder.")
+    split_seed: int = _setting(2026, "Seed of the split where the data bring none; apart from --seed.", minimum=0)
+    seed: int = _setting(0, "Seed of initial values, batches and negatives.", minimum=0)
+
+    # Switches of the method
+    self_loop: bool = _setting(True, "Feed item vectors of the last epoch back as a correlation graph.")
+    correlation_into: tuple[str, ...] = _setting(
+        GRAPH_NAMES, "Graphs that receive the correlation graph.", choices=GRAPH_NAMES
+    )
+    knowledge_graph: bool = _setting(True, "Use the knowledge graph.")
+    modalities: tuple[str, ...] = _setting(("all",), "Modalities to use: 'all', 'none', or names.")
+    consistency: bool = _setting(True, "Semantic consistency: contrast the views of an item, and of a user.")
+    side_information: bool = _setting(
+        True, "False turns off features, knowledge graph, consistency and self-loop: plain LightGCN."
+    )
+
+    # Model
+    width: int = _setting(64, "Width d of every vector.", minimum=1)
+    interaction_layers: int = _setting(2, "Layers over the interaction graph.", minimum=0)
+    feature_layers: int = _setting(1, "Layers over each item feature graph.", minimum=1)
+    knowledge_layers: int = _setting(2, "Hops over the knowledge graph.", minimum=1)
+    feature_neighbors: int = _setting(10, "Neighbours per item in a feature graph.", minimum=1)
+
+    # Self-loop
+    correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
+    correlation_start: int = _setting(3, "Epochs to train before the first correlation graph is used.", minimum=0)
+    correlation_warm_up: str = _setting(
+        "empty", "The correlation graph before that: 'empty', or the 'features' graphs joined.",
+        choices=("empty", "features"),
+    )
+    correlation_period: int = _setting(1, "Epochs between two rebuilds.", minimum=1)
+    correlation_momentum: float = _setting(
+        0.0, "Share of the older item vectors kept when they are fed back, in [0, 1).", minimum=0.0, below=1.0
+    )
+    interaction_correlation: float = _setting(0.5, "Weight gamma of correlation edges among interactions.", minimum=0.0)
+    knowledge_correlation: float = _setting(
+        1.0, "Prior of a correlation edge next to a triple in the attention.", minimum=0.0
+    )
+    feature_correlation: float = _setting(
+        0.3, "Share beta of the correlation graph in each feature graph, in [0, 1].", minimum=0.0, maximum=1.0
+    )
+    learn_feature_correlation: bool = _setting(False, "Learn beta per modality, starting from --feature_correlation.")
+
+    # Losses
+    loss: str = _setting(
+        "bpr", "'bpr', or 'softmax' over the sampled negatives and the positives of the batch.",
+        choices=("bpr", "softmax"),
+    )
+    num_negatives: int = _setting(1, "Negatives per positive, never a training item of that user.", minimum=1)
+    softmax_temperature: float = _setting(0.2, "Temperature of the softmax loss (cosine scores).", above=0.0)
+    consistency_weight: float = _setting(0.01, "Weight lambda_c.", minimum=0.0)
+    consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", above=0.0)
+    consistency_batch: int = _setting(512, "Rows of a batch that take part in the contrast.", minimum=2)
+    knowledge_weight: float = _setting(0.1, "Weight lambda_kg of the translation loss on triples.", minimum=0.0)
+    knowledge_batch: int = _setting(2048, "Triples per step.", minimum=1)
+    l2: float = _setting(1e-4, "Weight lambda_2 on the squared embeddings of a batch.", minimum=0.0)
+
+    # Training
+    epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
+    batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
+    learning_rate: float = _setting(1e-3, "Adam's step size.", above=0.0)
+    patience: int = _setting(20, "Evaluations without a new best before training stops.", minimum=1)
+    eval_every: int = _setting(1, "Epochs between two evaluations on validation.", minimum=1)
+
+    # Evaluation
+    protocol: str = _setting("strict", "Rules of evaluation (README).", choices=("strict",))
+    topk: tuple[int, ...] = _setting((5, 10, 20, 50), "Cut-offs K of the metrics.", minimum=1)
+    select_on: str = _setting("recall@20", "Validation metric that picks the epoch.")
+    eval_block: int = _setting(2048, "Users ranked at a time.", minimum=1)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for item in value if isinstance(value, tuple) else (value,):
+                _check(field.name, item, field.metadata)
+        if not self.topk:
+            raise ValueError("`topk` must name at least one cut-off.")
+        metrics = [f"{name}@{k}" for name in METRIC_NAMES for k in self.topk]
+        if self.select_on not in metrics:
+            raise ValueError(f"`select_on` must be one of {', '.join(metrics)}: got '{self.select_on}'.")
+
+    def correlates(self, graph: str) -> bool:
+        """Whether the correlation graph enters `graph`, one of `GRAPH_NAMES`."""
+        return self.self_loop and self.side_information and graph in self.correlation_into
+
+    def uses_correlation(self) -> bool:
+        """Whether any graph receives the correlation graph."""
+        return any(self.correlates(graph) for graph in GRAPH_NAMES)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Config":
+        """The inverse of `to_dict`; missing fields take their default.
+
+        Raises:
+          ValueError: on a name that is no field, with the closest one.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f" Did you mean '{close[0]}'?" if close else ""
+                raise ValueError(f"Config has no field '{name}'.{hint}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+METRIC_NAMES = ("recall", "ndcg", "precision", "hit", "map", "mrr")
+
+_RULES = {
+    "minimum": ("at least", lambda value, bound: value >= bound),
+    "maximum": ("at most", lambda value, bound: value <= bound),
+    "above": ("above", lambda value, bound: value > bound),
+    "below": ("below", lambda value, bound: value < bound),
+}
+
+
+def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}: got '{value}'.")
+    for rule, (words, holds) in _RULES.items():
+        if rule in metadata and not holds(value, metadata[rule]):
+            raise ValueError(f"`{name}` must be {words} {metadata[rule]}: got {value}.")

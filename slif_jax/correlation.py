@@ -1,0 +1,113 @@
+"""The self-loop: item vectors of the last epoch become the item-item correlation graph of the next one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jax import Array
+from jaxtyping import Float, Int
+
+from slif_jax.graphs import Graphs, nearest_neighbors, neighbor_graph
+from slif_jax.losses import normalise_rows
+
+
+@functools.partial(jax.jit, static_argnames="num_neighbors")
+def rebuild(item_vectors: Float[Array, "items d"], *, num_neighbors: int) -> jraph.GraphsTuple:
+    """Builds the correlation graph S of item vectors; a jitted step of its own.
+
+    Args:
+      item_vectors: `[I, D]` item representations Z of the last epoch.
+      num_neighbors: k. Static.
+
+    Returns:
+      A graph over the items with k edges each: the k nearest others by cosine, weights symmetric-normalised. The
+      shapes depend on I and k alone, so nothing that takes it compiles twice.
+
+    Reference: Guo et al., "SLIF-MR", 2025, self-loop iterative fusion; docs/method.md, section 3.
+    """
+    return neighbor_graph(*nearest_neighbors(item_vectors, num_neighbors))
+
+
+@functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors"))
+def empty(num_items: int, num_neighbors: int) -> jraph.GraphsTuple:
+    """The correlation graph before the first rebuild: every edge has weight 0.
+
+    Args:
+      num_items: I. Static.
+      num_neighbors: k. Static.
+
+    Returns:
+      A graph shaped like that of `rebuild`.
+    """
+    shape = (num_items, num_neighbors)
+    return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32))
+
+
+def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) -> jraph.GraphsTuple:
+    """The correlation graph of the epochs before the first rebuild.
+
+    Args:
+      graphs: static graphs.
+      num_items: I.
+      kind: 'empty', or 'features': the nearest items by the modalities' features side by side, each at unit length.
+      num_neighbors: k.
+
+    Returns:
+      A graph shaped like that of `rebuild`; the empty one where there is no modality.
+    """
+    if kind == "empty" or not graphs.features:
+        return empty(num_items, num_neighbors)
+    sides = [normalise_rows(graph.nodes.x) for graph in graphs.features.values()]
+    return rebuild(jnp.concatenate(sides, axis=1), num_neighbors=num_neighbors)
+
+
+@functools.partial(jax.jit, static_argnames="momentum")
+def update_item_vectors(
+    old: Float[Array, "items d"], new: Float[Array, "items d"], *, momentum: float, first: Array
+) -> Float[Array, "items d"]:
+    """What is fed back: a moving average of the epochs' item representations.
+
+    Args:
+      old: `[I, D]` the average so far.
+      new: `[I, D]` this epoch's representations.
+      momentum: share of `old` that is kept. Static.
+      first: scalar bool, whether `old` holds nothing yet.
+
+    Returns:
+      `[I, D]`.
+    """
+    return jnp.where(first, new, momentum * old + (1.0 - momentum) * new)
+
+
+def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, "items k"]:
+    """The neighbour lists of a correlation graph.
+
+    Args:
+      correlation: from `rebuild`.
+      num_neighbors: k.
+
+    Returns:
+      `[I, k]` item ids, -1 where an edge has weight 0.
+    """
+    ids = jnp.where(correlation.edges.weight > 0, correlation.senders, -1)
+    return ids.reshape(-1, num_neighbors)
+
+
+@functools.partial(jax.jit, static_argnames="num_neighbors")
+def share_kept(
+    before: jraph.GraphsTuple, after: jraph.GraphsTuple, *, num_neighbors: int
+) -> Float[Array, ""]:
+    """How much of the graph survived a rebuild.
+
+    Args:
+      before: correlation graph of the last epoch.
+      after: correlation graph of this one.
+      num_neighbors: k. Static.
+
+    Returns:
+      Scalar: the share of the edges of `after` that `before` had too; 0 when `after` is empty.
+    """
+    old, new = neighbors(before, num_neighbors), neighbors(after, num_neighbors)
+    same = jnp.any(new[:, :, None] == old[:, None, :], axis=2) & (new >= 0)
+    return jnp.sum(same) / jnp.maximum(jnp.sum(new >= 0), 1)

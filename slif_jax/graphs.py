@@ -1,0 +1,229 @@
+"""The graphs of an epoch, as `jraph.GraphsTuple`s, and how they are built from a `Dataset`.
+
+Every graph has its edges sorted by receiver and static shapes. `edges` is `Edges(weight, relation)`, `globals` the
+`Layout` that the sparse kernels use, `nodes` is None except in a feature graph, where it is `ItemFeatures`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from slif_jax import ops
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.kernels.layout import build_graph, fixed_degree_graph
+from slif_jax.losses import normalise_rows
+
+
+class ItemFeatures(NamedTuple):
+    """Node features of a modality's graph."""
+
+    x: Float[Array, "items d_m"]
+    """Raw features; rows of items that lack the modality are zero."""
+    present: Bool[Array, " items"]
+    """Which items have the modality."""
+
+
+class Graphs(NamedTuple):
+    """The static part of the graphs; the correlation graph joins them in `model.encode`."""
+
+    interactions: jraph.GraphsTuple
+    """Users 0..U-1 and items U..U+I-1, an edge each way per training interaction, weight 1 / sqrt(d_u d_i)."""
+    user_items: jraph.GraphsTuple
+    """The users' rows of `interactions` on their own: receivers are users, senders item ids 0..I-1."""
+    knowledge: jraph.GraphsTuple | None
+    """Entities, the items first; each triple (h, r, t) as t -> h with relation r and h -> t with relation r + R."""
+    features: dict[str, jraph.GraphsTuple]
+    """Per modality, the k nearest items by cosine of the raw features, symmetric-normalised."""
+
+
+def symmetric_normalise(
+    senders: Int[Array, " e"], receivers: Int[Array, " e"], weight: Float[Array, " e"], *, num_nodes: int
+) -> Float[Array, " e"]:
+    """Weights divided by the square roots of both ends' degrees.
+
+    The degree of a node is the weight it receives. A node that receives nothing keeps weight 0 on its edges.
+
+    Args:
+      senders: `[E]` node ids.
+      receivers: `[E]` node ids.
+      weight: `[E]`, non-negative.
+      num_nodes: N. Static.
+
+    Returns:
+      `[E]` weights.
+
+    Reference: Kipf and Welling, ICLR 2017, eq. (2), without self-edges.
+    """
+    degree = jax.ops.segment_sum(weight, receivers, num_nodes)
+    some = degree > 0
+    scale = jnp.where(some, jax.lax.rsqrt(jnp.where(some, degree, 1.0)), 0.0)
+    return weight * scale[receivers] * scale[senders]
+
+
+def build_graphs(dataset: Dataset, config: Config) -> Graphs:
+    """Builds what `config` uses of the interaction, knowledge and feature graphs.
+
+    Args:
+      dataset: loaded data.
+      config: switches and neighbour counts.
+
+    Returns:
+      `Graphs` on the default device.
+
+    Raises:
+      ValueError: if `config.modalities` names one that the data do not have.
+    """
+    users, items = dataset.train[:, 0], dataset.train[:, 1]
+    user_degree = np.bincount(users, minlength=dataset.num_users)
+    item_degree = np.bincount(items, minlength=dataset.num_items)
+    weight = (1.0 / np.sqrt(user_degree[users] * item_degree[items].astype(np.float64))).astype(np.float32)
+    num_nodes = dataset.num_users + dataset.num_items
+    shifted = items + dataset.num_users
+    interactions = build_graph(
+        np.concatenate([shifted, users]),
+        np.concatenate([users, shifted]),
+        np.concatenate([weight, weight]),
+        num_senders=num_nodes,
+        num_receivers=num_nodes,
+    )
+    user_items = build_graph(items, users, weight, num_senders=dataset.num_items, num_receivers=dataset.num_users)
+    return Graphs(
+        interactions=interactions,
+        user_items=user_items,
+        knowledge=knowledge_graph(dataset) if uses_knowledge(dataset, config) else None,
+        features=feature_graphs(dataset, used_modalities(dataset, config), config.feature_neighbors),
+    )
+
+
+def uses_knowledge(dataset: Dataset, config: Config) -> bool:
+    """Whether there is a knowledge graph and the switches are on."""
+    return config.knowledge_graph and config.side_information and len(dataset.triples) > 0
+
+
+def used_modalities(dataset: Dataset, config: Config) -> tuple[str, ...]:
+    """The modalities that the switches leave, sorted by name.
+
+    Args:
+      dataset: loaded data.
+      config: `modalities` is 'all', 'none' or names.
+
+    Returns:
+      Names.
+
+    Raises:
+      ValueError: on a name that the data do not have.
+    """
+    if not config.side_information or config.modalities == ("none",):
+        return ()
+    if config.modalities == ("all",):
+        return tuple(sorted(dataset.features))
+    for name in config.modalities:
+        if name not in dataset.features:
+            known = ", ".join(sorted(dataset.features)) or "no modality"
+            raise ValueError(f"`modalities` names '{name}', but {dataset.name} has {known}.")
+    return tuple(sorted(config.modalities))
+
+
+def knowledge_graph(dataset: Dataset) -> jraph.GraphsTuple:
+    """The triples and their inverses; relation r + R is the inverse of r. Repeated triples count once.
+
+    Args:
+      dataset: data with at least one triple.
+
+    Returns:
+      A graph over `num_entities` nodes, weight 1 per edge.
+    """
+    head, relation, tail = np.unique(dataset.triples, axis=0).T
+    return build_graph(
+        np.concatenate([tail, head]),
+        np.concatenate([head, tail]),
+        relation=np.concatenate([relation, relation + dataset.num_relations]),
+        num_senders=dataset.num_entities,
+        num_receivers=dataset.num_entities,
+    )
+
+
+def feature_graphs(dataset: Dataset, names: tuple[str, ...], num_neighbors: int) -> dict[str, jraph.GraphsTuple]:
+    """One graph per modality: the k nearest items of each item by cosine of the raw features, found in blocks.
+
+    Only items that have the modality are neighbours. An item that lacks it takes the neighbours that another modality
+    gives it, as far as those have this one.
+
+    Args:
+      dataset: loaded data.
+      names: modalities.
+      num_neighbors: k.
+
+    Returns:
+      By name, a graph over the items with `ItemFeatures` as nodes and k edges per item.
+    """
+    features: dict[str, ItemFeatures] = {}
+    nearest: dict[str, tuple[Array, Array]] = {}
+    for name in names:
+        modality = dataset.features[name]
+        present = np.asarray(modality.present)
+        x = np.where(present[:, None], np.asarray(modality.values, np.float32), np.float32(0))
+        features[name] = ItemFeatures(jnp.asarray(x), jnp.asarray(present))
+        nearest[name] = _nearest_neighbors(features[name].x, num_neighbors)
+    return {name: _feature_graph(name, features, nearest) for name in names}
+
+
+def _feature_graph(
+    name: str, features: dict[str, ItemFeatures], nearest: dict[str, tuple[Array, Array]]
+) -> jraph.GraphsTuple:
+    neighbors, weights = nearest[name]
+    present = features[name].present
+    missing = ~present
+    for other in nearest:
+        borrowed = (missing & features[other].present)[:, None]
+        usable = borrowed & (nearest[other][0] >= 0) & present[nearest[other][0]]
+        neighbors = jnp.where(usable, nearest[other][0], neighbors)
+        weights = jnp.where(usable, nearest[other][1], weights)
+        missing = missing & ~features[other].present
+    return _neighbor_graph(neighbors, weights)._replace(nodes=features[name])
+
+
+def nearest_neighbors(
+    vectors: Float[Array, "items d"], num_neighbors: int
+) -> tuple[Int[Array, "items k"], Float[Array, "items k"]]:
+    """Each item's k nearest items by cosine, never itself, in blocks: no `[I, I]` array is made.
+
+    Args:
+      vectors: `[I, D]`; a zero row has no neighbours and is nobody's.
+      num_neighbors: k. Static.
+
+    Returns:
+      `[I, k]` ids, nearest first, -1 where no item has a positive cosine; and `[I, k]` cosines, 0 there.
+    """
+    unit = normalise_rows(vectors.astype(jnp.float32))
+    found = ops.topk(unit, unit, num_neighbors, exclude="self")
+    positive = found.values > 0
+    return jnp.where(positive, found.indices, -1), jnp.where(positive, found.values, 0.0)
+
+
+def neighbor_graph(neighbors: Int[Array, "items k"], weights: Float[Array, "items k"]) -> jraph.GraphsTuple:
+    """Turns neighbour lists into a symmetric-normalised graph of exactly I * k edges.
+
+    Args:
+      neighbors: `[I, k]` item ids; -1 for none.
+      weights: `[I, k]`, non-negative, 0 for none.
+
+    Returns:
+      A graph in which edge j of item i stands at i * k + j; a missing neighbour is an edge of weight 0 from the item
+      to itself.
+    """
+    num_items, k = neighbors.shape
+    receivers = jnp.repeat(jnp.arange(num_items, dtype=jnp.int32), k)
+    senders = jnp.where(neighbors.reshape(-1) < 0, receivers, neighbors.reshape(-1))
+    normalised = symmetric_normalise(senders, receivers, weights.reshape(-1), num_nodes=num_items)
+    return fixed_degree_graph(neighbors, normalised.reshape(num_items, k), num_items)
+
+
+_nearest_neighbors = jax.jit(nearest_neighbors, static_argnums=1)
+_neighbor_graph = jax.jit(neighbor_graph)

@@ -1,0 +1,138 @@
+"""The parts of the training loss, one value per example; the train step takes the means.
+
+L = L_rec + lambda_c L_consistency + lambda_kg L_kg + lambda_2 |theta|^2 (docs/method.md, section 5).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+
+def normalise_rows(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Rows scaled to unit length; a zero row stays zero and has a finite gradient.
+
+    Args:
+      x: `[..., D]` vectors.
+
+    Returns:
+      `[..., D]` in `x.dtype`.
+    """
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    safe = squared > 1e-24
+    return jnp.where(safe, x * jax.lax.rsqrt(jnp.where(safe, squared, 1.0)), 0.0)
+
+
+def bpr_loss(
+    positive_scores: Float[Array, " b"], negative_scores: Float[Array, "b n"]
+) -> Float[Array, " b"]:
+    """Bayesian personalised ranking: -log sigmoid(score of the positive - score of a negative).
+
+    Args:
+      positive_scores: `[B]`.
+      negative_scores: `[B, N]`, N sampled negatives of each example.
+
+    Returns:
+      `[B]`, the mean over the negatives.
+
+    Reference: Rendle et al., "BPR", UAI 2009, section 4.
+    """
+    return jnp.mean(jax.nn.softplus(negative_scores - positive_scores[:, None]), axis=1)
+
+
+def sampled_softmax_loss(
+    users: Float[Array, "b d"],
+    positives: Float[Array, "b d"],
+    negatives: Float[Array, "b n d"],
+    *,
+    same_item: Bool[Array, "b b"],
+    temperature: float,
+) -> Float[Array, " b"]:
+    """Cross-entropy of the positive among its own negatives and the positives of the batch, by cosine.
+
+    Args:
+      users: `[B, D]` user vectors.
+      positives: `[B, D]` item vectors.
+      negatives: `[B, N, D]` sampled negatives.
+      same_item: `[B, B]`, true where column j must not count as a negative of row i (same item, or a padded example).
+      temperature: divides the cosines.
+
+    Returns:
+      `[B]` losses.
+
+    Reference: Wu et al., "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", 2022, eq. (4).
+    """
+    users, positives, negatives = normalise_rows(users), normalise_rows(positives), normalise_rows(negatives)
+    own = jnp.sum(users * positives, axis=1) / temperature
+    within = jnp.where(same_item, -jnp.inf, users @ positives.T / temperature)
+    sampled = jnp.einsum("bd,bnd->bn", users, negatives) / temperature
+    return jax.nn.logsumexp(jnp.concatenate([own[:, None], within, sampled], axis=1), axis=1) - own
+
+
+def info_nce_loss(
+    anchors: Float[Array, "b d"],
+    others: Float[Array, "b d"],
+    *,
+    mask: Bool[Array, " b"],
+    temperature: float,
+) -> Float[Array, " b"]:
+    """Contrast between two views of the same rows, the other rows of the batch being the negatives.
+
+    This is the paper's semantic consistency between two representations.
+
+    Args:
+      anchors: `[B, D]` one view.
+      others: `[B, D]` the other view of the same nodes.
+      mask: `[B]`, rows that take part, as anchors and as negatives; the rest get 0.
+      temperature: divides the cosines.
+
+    Returns:
+      `[B]` losses.
+
+    Reference: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, eq. (4).
+    """
+    cosines = normalise_rows(anchors) @ normalise_rows(others).T / temperature
+    own = jnp.diagonal(cosines)
+    logits = jnp.where(mask[None, :], cosines, -jnp.inf)
+    # A row that takes no part keeps its own column, so that its (unused) value and gradient stay finite.
+    logits = jnp.where(jnp.eye(len(own), dtype=bool), own[:, None], logits)
+    return jnp.where(mask, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
+
+
+def translation_loss(
+    heads: Float[Array, "b d"],
+    relations: Float[Array, "b d"],
+    tails: Float[Array, "b d"],
+    corrupted_tails: Float[Array, "b d"],
+) -> Float[Array, " b"]:
+    """-log sigmoid(distance of the corrupted triple - distance of the true one).
+
+    Args:
+      heads: `[B, D]` entity vectors.
+      relations: `[B, D]` relation vectors.
+      tails: `[B, D]` entity vectors.
+      corrupted_tails: `[B, D]` vectors of random entities.
+
+    Returns:
+      `[B]` losses, with |h + r - t|^2 as distance.
+
+    Reference: Bordes et al., "Translating Embeddings", NeurIPS 2013, eq. (1), in the pairwise form of
+    Wang et al., "KGAT", KDD 2019, eq. (2).
+    """
+
+    def distance(t: Array) -> Array:
+        return jnp.sum(jnp.square(heads + relations - t), axis=1)
+
+    return jax.nn.softplus(distance(tails) - distance(corrupted_tails))
+
+
+def l2_loss(*vectors: Float[Array, "b d"]) -> Float[Array, " b"]:
+    """Half the squared length of the embeddings that an example touched.
+
+    Args:
+      *vectors: `[B, D]` each.
+
+    Returns:
+      `[B]` values.
+    """
+    return 0.5 * sum((jnp.sum(x * x, axis=1) for x in vectors[1:]), jnp.sum(vectors[0] * vectors[0], axis=1))

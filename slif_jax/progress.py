@@ -1,0 +1,133 @@
+"""How a run tells where it is: a bar on a terminal, one line per epoch elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Row = dict[str, Any]
+MODES = ("auto", "bar", "line", "off")
+
+
+class Reporter(Protocol):
+    """Where the loop reports to."""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        ...
+
+    def epoch(self, row: Row, *, best: float) -> None:
+        """An epoch is done; `row` is its line of `metrics.jsonl`, `best` the best validation value so far."""
+        ...
+
+    def __enter__(self) -> "Reporter": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def make_reporter(mode: str, *, epochs: int, start: int, metric: str) -> Reporter:
+    """The reporter for a mode.
+
+    Args:
+      mode: 'bar', 'line', 'off', or 'auto': a bar where standard error is a terminal, else lines.
+      epochs: epochs at most.
+      start: epochs already done.
+      metric: validation metric to show.
+
+    Returns:
+      A context manager.
+
+    Raises:
+      ValueError: on another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"`progress` must be one of {', '.join(MODES)}: got '{mode}'.")
+    if mode == "off":
+        return _Silent()
+    if mode == "bar" or (mode == "auto" and sys.stderr.isatty()):
+        return _Bar(epochs, start, metric)
+    return _Lines(epochs, start, metric)
+
+
+def _loss_text(row: Row) -> str:
+    parts = ", ".join(f"{name} {value:.4f}" for name, value in row["loss"].items() if name != "loss" and value)
+    return f"loss {row['loss']['loss']:.4f} ({parts})"
+
+
+def _score_text(row: Row, metric: str, best: float) -> list[str]:
+    return [f"valid {metric} {row['valid'][metric]:.4f} (best {best:.4f})"] if row["valid"] else []
+
+
+def _drift_text(row: Row) -> list[str]:
+    kept = row["correlation_kept"]
+    return [] if kept is None else [f"correlation edges kept {kept:.0%}"]
+
+
+class _Silent:
+    def say(self, text: str) -> None:
+        del text
+
+    def epoch(self, row: Row, *, best: float) -> None:
+        del row, best
+
+    def __enter__(self) -> "_Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _Lines(_Silent):
+    def __init__(self, epochs: int, start: int, metric: str) -> None:
+        self._epochs, self._start, self._metric = epochs, start, metric
+        self._began = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def epoch(self, row: Row, *, best: float) -> None:
+        epoch = row["epoch"]
+        per_epoch = (time.monotonic() - self._began) / max(epoch - self._start, 1)
+        left = _clock((self._epochs - epoch) * per_epoch)
+        parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
+        print(f"epoch {epoch}/{self._epochs}: {', '.join(parts)}, {per_epoch:.2f} s/epoch, at most {left} left", flush=True)
+
+
+class _Bar(_Silent):
+    def __init__(self, epochs: int, start: int, metric: str) -> None:
+        self._metric = metric
+        self._bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("epochs", total=epochs, completed=start, text="compiling")
+
+    def say(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, markup=False)
+
+    def epoch(self, row: Row, *, best: float) -> None:
+        parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
+        self._bar.update(self._task, completed=row["epoch"], text=", ".join(parts))
+
+    def __enter__(self) -> "_Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,163 @@
+"""Pure functions that carry vectors over the graphs; the correlation graph S joins each of them as extra edges.
+
+The edges of S and of a static graph share their receivers, so the union of both edge sets is the sum of two operators
+(and, under a softmax, the merge of two partial softmaxes). Nothing is sorted or copied when S changes.
+"""
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jax import Array
+from jaxtyping import Float
+
+from slif_jax import ops
+from slif_jax.ops import AttentionOutput
+
+
+def propagate(
+    graph: jraph.GraphsTuple,
+    x: Float[Array, "n d"],
+    *,
+    num_layers: int,
+    correlation: jraph.GraphsTuple | None = None,
+    correlation_weight: float | Float[Array, ""] = 0.0,
+    first_receiver: int = 0,
+) -> Float[Array, "n d"]:
+    """LightGCN propagation: the mean of `num_layers` + 1 layers.
+
+    N is the number of nodes, D the width.
+
+    Args:
+      graph: symmetric-normalised, over N nodes.
+      x: `[N, D]` node vectors.
+      num_layers: layers; 0 returns `x`. Static.
+      correlation: item-item edges that are added with `correlation_weight`, over the nodes `first_receiver` to N - 1.
+      correlation_weight: gamma.
+      first_receiver: the number of users, where `graph` holds users before items. Static.
+
+    Returns:
+      `[N, D]`.
+
+    Raises:
+      ValueError: if `x` has not one row per node.
+
+    Reference: He et al., "LightGCN", SIGIR 2020, eq. (7) and (8); docs/method.md, section 3.
+    """
+    _check_rows(graph, x)
+    layer = total = x
+    for _ in range(num_layers):
+        following = ops.spmm(graph, layer)
+        if correlation is not None:
+            related = correlation_weight * ops.spmm(correlation, layer[first_receiver:])
+            following = jnp.concatenate([following[:first_receiver], following[first_receiver:] + related])
+        layer = following
+        total = total + layer
+    return total / (num_layers + 1)
+
+
+def propagate_features(
+    graph: jraph.GraphsTuple,
+    x: Float[Array, "items d"],
+    *,
+    num_layers: int,
+    correlation: jraph.GraphsTuple | None = None,
+    correlation_weight: float | Float[Array, ""] = 0.0,
+) -> Float[Array, "items d"]:
+    """Carries item vectors over a feature graph mixed with the correlation graph; the last layer alone counts.
+
+    Args:
+      graph: over the items.
+      x: `[I, D]`.
+      num_layers: layers. Static.
+      correlation: over the items, or None.
+      correlation_weight: beta, the share of `correlation` in the mix.
+
+    Returns:
+      `[I, D]`: `num_layers` times (1 - beta) A x + beta S x.
+
+    Raises:
+      ValueError: if `x` has not one row per item.
+
+    Reference: docs/method.md, section 3.
+    """
+    _check_rows(graph, x)
+    for _ in range(num_layers):
+        following = ops.spmm(graph, x)
+        if correlation is not None:
+            following = (1.0 - correlation_weight) * following + correlation_weight * ops.spmm(correlation, x)
+        x = following
+    return x
+
+
+def attend_knowledge(
+    graph: jraph.GraphsTuple,
+    query: Float[Array, "n d"],
+    x: Float[Array, "n d"],
+    relation_vectors: Float[Array, "relations d"],
+    *,
+    correlation: jraph.GraphsTuple | None = None,
+    correlation_relation: Float[Array, "one d"] | None = None,
+    correlation_weight: float = 1.0,
+) -> Float[Array, "n d"]:
+    """One hop of relation-aware attention over the knowledge graph.
+
+    Messages are x_tail * w_relation; the weights are a softmax, over all edges of a receiver, of their inner product
+    with the receiver's query. Correlation edges take part in the same softmax with a relation of their own.
+
+    Args:
+      graph: knowledge graph over N entities, the I items first.
+      query: `[N, D]`.
+      x: `[N, D]` entity vectors.
+      relation_vectors: `[2R, D]`.
+      correlation: item-item edges, or None.
+      correlation_relation: `[1, D]`, their relation vector.
+      correlation_weight: how much an average correlation edge weighs next to a triple before the softmax. Static.
+
+    Returns:
+      `[N, D]`; zero for an entity without edges.
+
+    Raises:
+      ValueError: if `x` has not one row per entity.
+
+    Reference: docs/method.md, section 4.
+    """
+    _check_rows(graph, x)
+    triples = ops.edge_attention(graph, query, x, relation_vectors)
+    if correlation is None:
+        return triples.values
+    num_items = correlation.globals.indptr.shape[0] - 1
+    degree = correlation.senders.shape[0] / num_items
+    edges = correlation.edges._replace(relation=jnp.zeros_like(correlation.senders))
+    related = ops.edge_attention(
+        correlation._replace(edges=edges),
+        query[:num_items],
+        x[:num_items],
+        correlation_relation,
+        weight=edges.weight * (degree * correlation_weight),
+    )
+    items = AttentionOutput(triples.values[:num_items], triples.logsumexp[:num_items])
+    return jnp.concatenate([merge_attention(items, related), triples.values[num_items:]])
+
+
+def merge_attention(a: AttentionOutput, b: AttentionOutput) -> Float[Array, "n d"]:
+    """The attention over the union of two edge sets, from the attentions over each.
+
+    Args:
+      a: values `[N, D]` and log of the softmax's denominator `[N]`, -inf without edges.
+      b: the same over the other edges.
+
+    Returns:
+      `[N, D]` values; zero where both are without edges.
+    """
+    a_some, b_some = jnp.isfinite(a.logsumexp), jnp.isfinite(b.logsumexp)
+    both = a_some & b_some
+    share = jax.nn.sigmoid(jnp.where(both, a.logsumexp, 0.0) - jnp.where(both, b.logsumexp, 0.0))
+    share = jnp.where(both, share, a_some.astype(share.dtype))
+    # Rows without edges have zero values, so the share given to them does not matter.
+    return share[:, None] * a.values + (1.0 - share)[:, None] * b.values
+
+
+def _check_rows(graph: jraph.GraphsTuple, x: Array) -> None:
+    num_nodes = graph.globals.indptr.shape[0] - 1
+    if x.shape[0] != num_nodes:
+        raise ValueError(f"`x` must have one row per node: got x.shape={x.shape} for a graph of {num_nodes} nodes.")

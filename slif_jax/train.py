@@ -1,0 +1,209 @@
+"""Trains, rebuilds the correlation graph between epochs, picks the epoch on validation, and touches test once."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from slif_jax import data, plots
+from slif_jax.checkpoint import Checkpoints, Progress
+from slif_jax.config import Config
+from slif_jax.evaluate import Evaluation, evaluate_view, ranking_task
+from slif_jax.graphs import build_graphs
+from slif_jax.model import make_model
+from slif_jax.progress import make_reporter
+from slif_jax.train_state import init_train_state, make_optimizer
+from slif_jax.train_step import close_the_loop, feed_back, make_run_epoch, rebuild_is_due, training_data
+from slif_jax.workdir import Workdir, peak_memory_bytes
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss is no longer a number; the last checkpoint is intact."""
+
+
+class Seconds(dict[str, float]):
+    """Wall-clock seconds by phase."""
+
+    @contextlib.contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Adds the time of the block to `phase`."""
+        start = time.monotonic()
+        yield
+        self[phase] = self.get(phase, 0.0) + time.monotonic() - start
+
+
+def train_and_evaluate(
+    config: Config,
+    workdir: str | Path,
+    *,
+    data_dir: str | None = None,
+    resume: str = "auto",
+    progress: str = "auto",
+    checkpoint_every: int = 10,
+    flags_text: str | None = None,
+) -> dict[str, Any]:
+    """Runs a whole training and leaves everything in `workdir`.
+
+    Args:
+      config: what to train.
+      workdir: folder of the run.
+      data_dir: where fetched data sets are kept; None is the user's cache folder.
+      resume: 'auto', 'never' or 'must'; see `Workdir.open`.
+      progress: 'auto', 'bar', 'line' or 'off'.
+      checkpoint_every: epochs between two checkpoints; a new best is saved as well.
+      flags_text: written to `flags.txt`, for programs that are started with flags.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      DataError: on unusable data.
+      WorkdirError: if the folder belongs to another configuration.
+      NonFiniteLossError: if the loss is no longer finite.
+    """
+    seconds = Seconds(setup=0.0, compile=0.0, train=0.0, rebuild=0.0, evaluate=0.0)
+    with seconds.measure("setup"):
+        dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
+        graphs = build_graphs(dataset, config)
+        model = make_model(dataset, config)
+        folder = Workdir(workdir)
+        found = folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
+        if flags_text is not None:
+            folder.write_text("flags.txt", flags_text)
+        state, status = init_train_state(model, graphs, config), Progress()
+        checkpoints = Checkpoints(folder.checkpoints)
+        if found and (last := checkpoints.last_epoch()) is not None:
+            state, status = checkpoints.restore(state, last)
+        folder.keep_metrics(status.epoch)
+        examples = training_data(dataset)
+        tasks = {split: ranking_task(dataset, split, config.eval_block) for split in ("valid", "test")}
+    done = _finished(folder, config, status)
+    if done is not None:
+        checkpoints.close()
+        return done
+    for phase, value in status.seconds.items():
+        seconds[phase] = seconds.get(phase, 0.0) + value
+
+    with seconds.measure("compile"):
+        encode = jax.jit(model.encode).lower(state.params, graphs, state.correlation).compile()
+        run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
+
+    with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
+        reporter.say(dataset.summary())
+        if status.epoch:
+            reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
+        while status.epoch < config.epochs and status.evaluations_since_best < config.patience:
+            kept = None
+            if rebuild_is_due(status.epoch, config):
+                with seconds.measure("rebuild"):
+                    state, kept = jax.block_until_ready(close_the_loop(state, config))
+            with seconds.measure("train"):
+                state, parts = jax.block_until_ready(run_epoch(state, graphs, examples))
+            losses = {name: float(value) for name, value in parts.items()}
+            _check_finite(losses, status.epoch + 1, folder)
+            with seconds.measure("evaluate"):
+                encoded = encode(state.params, graphs, state.correlation)
+                state = feed_back(state, encoded, config)
+                valid = {}
+                if len(dataset.valid) and _evaluation_is_due(status.epoch + 1, config):
+                    valid = evaluate_view(encoded.final, tasks["valid"], dataset, config).means()
+            status, is_best = _advance(status, valid, config, seconds)
+            row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
+            folder.append_metrics(row)
+            if is_best or status.epoch % checkpoint_every == 0 or status.epoch == config.epochs:
+                checkpoints.save(state, status, valid.get(config.select_on, -1.0))
+            reporter.epoch(row, best=status.best_value)
+        if not len(dataset.valid):
+            status = dataclasses.replace(status, best_epoch=status.epoch)
+        elif status.best_epoch != status.epoch:
+            state, _ = checkpoints.restore(state, status.best_epoch)
+        with seconds.measure("evaluate"):
+            encoded = encode(state.params, graphs, state.correlation)
+            test = evaluate_view(encoded.final, tasks["test"], dataset, config)
+        checkpoints.close()
+        result = _result(config, dataset, status, test, seconds)
+        folder.write_json("result.json", result)
+        rows = folder.read_metrics()
+        plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+        reporter.say(describe_result(result))
+    return result
+
+
+def _evaluation_is_due(epoch: int, config: Config) -> bool:
+    return epoch % config.eval_every == 0 or epoch == config.epochs
+
+
+def _advance(
+    status: Progress, valid: dict[str, float], config: Config, seconds: dict[str, float]
+) -> tuple[Progress, bool]:
+    """Counts the epoch, and whether it is the best so far; an equal value is no improvement."""
+    status = dataclasses.replace(status, epoch=status.epoch + 1, seconds=dict(seconds))
+    if not valid:
+        return status, False
+    value = valid[config.select_on]
+    if value > status.best_value:
+        best = dataclasses.replace(
+            status, best_epoch=status.epoch, best_value=value, best_metrics=valid, evaluations_since_best=0
+        )
+        return best, True
+    return dataclasses.replace(status, evaluations_since_best=status.evaluations_since_best + 1), False
+
+
+def _check_finite(losses: dict[str, float], epoch: int, folder: Workdir) -> None:
+    bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
+    if bad:
+        raise NonFiniteLossError(
+            f"The loss of epoch {epoch} is not finite ({', '.join(bad)}). "
+            f"The last checkpoint in {folder.checkpoints} is intact; try a smaller --learning_rate."
+        )
+
+
+def _number(value: jax.Array | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _finished(folder: Workdir, config: Config, status: Progress) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do."""
+    result = folder.read_json("result.json")
+    if result is None:
+        return None
+    ended = status.epoch >= config.epochs or status.evaluations_since_best >= config.patience
+    return result if ended or result["epochs"] >= config.epochs or result["stopped_early"] else None
+
+
+def _result(
+    config: Config, dataset: data.Dataset, status: Progress, test: Evaluation, seconds: dict[str, float]
+) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "data_fingerprint": dataset.fingerprint,
+        "split_fingerprint": dataset.split_fingerprint,
+        "best_epoch": status.best_epoch,
+        "epochs": status.epoch,
+        "stopped_early": status.evaluations_since_best >= config.patience,
+        "valid": status.best_metrics,
+        "test": test.means(),
+        "test_users": int(test.has_history.sum()),
+        "test_users_without_history": test.cold_user_means(),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """Three lines for people: what was reached, on what, in which time."""
+    seconds = result["seconds"]
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg")))
+    return (
+        f"Best epoch {result['best_epoch']} of {result['epochs']}, chosen on validation.\n"
+        f"Test ({result['protocol']}, {result['test_users']} users): {scores}\n"
+        f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in seconds.items())}; "
+        f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB."
+    )

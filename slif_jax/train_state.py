@@ -1,0 +1,65 @@
+"""Everything that changes while training, as arrays only: it can be donated, saved, sharded and compared."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import jraph
+import optax
+from jax import Array
+from jaxtyping import Float, Int, PRNGKeyArray
+
+from slif_jax import correlation as correlation_lib
+from slif_jax.config import Config
+from slif_jax.graphs import Graphs
+from slif_jax.model import SlifMr
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state between two epochs. A step's key is `fold_in(rng, step)`."""
+
+    step: Int[Array, ""]
+    epoch: Int[Array, ""]
+    """Epochs finished."""
+    params: Any
+    opt_state: Any
+    rng: PRNGKeyArray
+    correlation: jraph.GraphsTuple
+    """S of the epoch that was last run."""
+    item_vectors: Float[Array, "items d"]
+    """Z, what the next rebuild is fed with."""
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam, as the field uses it; L2 is part of the loss."""
+    return optax.adam(config.learning_rate)
+
+
+def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainState:
+    """The state before the first epoch.
+
+    Args:
+      model: from `make_model`.
+      graphs: from `build_graphs`.
+      config: settings; `seed` fixes every number of the run.
+
+    Returns:
+      `TrainState`.
+    """
+    init_rng, rng = jax.random.split(jax.random.key(config.seed))
+    kind = config.correlation_warm_up if config.uses_correlation() else "empty"
+    correlation = correlation_lib.warm_up(
+        graphs, model.num_items, kind=kind, num_neighbors=config.correlation_neighbors
+    )
+    params = model.init_params(init_rng, graphs, correlation)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        epoch=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=make_optimizer(config).init(params),
+        rng=rng,
+        correlation=correlation,
+        item_vectors=jnp.zeros((model.num_items, config.width), jnp.float32),
+    )

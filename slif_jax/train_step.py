@@ -1,0 +1,243 @@
+"""One step, one epoch as a jitted scan over steps, and the step that closes the self-loop between two epochs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Int
+
+from slif_jax import correlation, losses, sampling
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.graphs import Graphs
+from slif_jax.model import Encoded, Params, SlifMr
+from slif_jax.sampling import Batch, Interactions, TripleBatch
+from slif_jax.train_state import TrainState
+
+LOSS_PARTS = ("loss", "recommendation", "consistency", "knowledge", "l2")
+
+
+class TrainingData(NamedTuple):
+    """What batches are drawn from."""
+
+    interactions: Interactions
+    triples: Int[Array, "t 3"]
+
+
+def training_data(dataset: Dataset) -> TrainingData:
+    """Puts the training part of `dataset` on the device."""
+    return TrainingData(sampling.interactions_for_sampling(dataset), jnp.asarray(dataset.triples))
+
+
+def loss_fn(
+    params: Params,
+    model: SlifMr,
+    graphs: Graphs,
+    correlation_graph: object,
+    batch: Batch,
+    triples: TripleBatch | None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The whole loss of a batch.
+
+    Args:
+      params: parameters of `model`.
+      model: from `make_model`.
+      graphs: static graphs.
+      correlation_graph: correlation graph of this epoch.
+      batch: examples.
+      triples: triples for the translation loss, or None without a knowledge graph.
+
+    Returns:
+      The scalar loss, and its parts by name, weighted as they enter it.
+
+    Reference: docs/method.md, section 5.
+    """
+    config = model.config
+    encoded = model.encode(params, graphs, correlation_graph)
+    total = jnp.maximum(jnp.sum(batch.weight), 1.0)
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(values * batch.weight) / total
+
+    parts = {"recommendation": mean(_recommendation_loss(encoded, batch, config))}
+    parts["consistency"] = jnp.zeros(())
+    if config.consistency and config.side_information and encoded.views:
+        parts["consistency"] = config.consistency_weight * _consistency_loss(encoded, graphs, batch, config)
+    parts["knowledge"] = jnp.zeros(())
+    if triples is not None:
+        parts["knowledge"] = config.knowledge_weight * jnp.mean(_knowledge_loss(params, triples, model.num_items))
+    parts["l2"] = config.l2 * mean(
+        losses.l2_loss(
+            params["user_embedding"][batch.users],
+            params["item_embedding"][batch.positives],
+            params["item_embedding"][batch.negatives[:, 0]],
+        )
+    )
+    loss = sum(parts.values(), jnp.zeros(()))
+    return loss, {"loss": loss, **parts}
+
+
+def _recommendation_loss(encoded: Encoded, batch: Batch, config: Config) -> Array:
+    users = encoded.final.users[batch.users]
+    positives = encoded.final.items[batch.positives]
+    negatives = encoded.final.items[batch.negatives]
+    if config.loss == "softmax":
+        same_item = batch.positives[:, None] == batch.positives[None, :]
+        return losses.sampled_softmax_loss(
+            users,
+            positives,
+            negatives,
+            same_item=same_item | (batch.weight == 0)[None, :],
+            temperature=config.softmax_temperature,
+        )
+    return losses.bpr_loss(jnp.sum(users * positives, axis=1), jnp.einsum("bd,bnd->bn", users, negatives))
+
+
+def _consistency_loss(encoded: Encoded, graphs: Graphs, batch: Batch, config: Config) -> Array:
+    """Mean over all pairs of views, the collaborative one among them, of items and of users."""
+    rows = min(config.consistency_batch, batch.users.shape[0])
+    users, items = batch.users[:rows], batch.positives[:rows]
+    real = batch.weight[:rows] > 0
+    masks = {name: graph.nodes.present[items] & real for name, graph in graphs.features.items()}
+    sides = {"collaborative": encoded.collaborative, **encoded.views}
+    names = list(sides)
+    values = []
+    for first in range(len(names)):
+        for second in range(first + 1, len(names)):
+            a, b = names[first], names[second]
+            item_mask = masks.get(a, real) & masks.get(b, real) & _first_of_each(items, real)
+            user_mask = _first_of_each(users, real)
+            for x, y, ids, mask in (
+                (sides[a].items, sides[b].items, items, item_mask),
+                (sides[a].users, sides[b].users, users, user_mask),
+            ):
+                loss = losses.info_nce_loss(x[ids], y[ids], mask=mask, temperature=config.consistency_temperature)
+                values.append(jnp.sum(loss) / jnp.maximum(jnp.sum(mask), 1))
+    return sum(values, jnp.zeros(())) / len(values)
+
+
+def _first_of_each(ids: Array, real: Array) -> Array:
+    """Marks one row per distinct id, so that no row is its own negative."""
+    same = (ids[:, None] == ids[None, :]) & real[None, :]
+    return real & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
+
+
+def _knowledge_loss(params: Params, triples: TripleBatch, num_items: int) -> Array:
+    def entity(ids: Array) -> Array:
+        tables = params["item_embedding"], params["entity_embedding"]
+        if tables[1].shape[0] == 0:
+            return tables[0][ids]
+        is_item = ids < num_items
+        items = tables[0][jnp.where(is_item, ids, 0)]
+        others = tables[1][jnp.where(is_item, 0, ids - num_items)]
+        return jnp.where(is_item[:, None], items, others)
+
+    return losses.translation_loss(
+        entity(triples.heads),
+        params["translations"][triples.relations],
+        entity(triples.tails),
+        entity(triples.corrupted_tails),
+    )
+
+
+def make_train_step(
+    model: SlifMr, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Graphs, TrainingData, Array], tuple[TrainState, dict[str, Array]]]:
+    """A pure function that takes one step.
+
+    Args:
+      model: from `make_model`.
+      tx: optimizer.
+
+    Returns:
+      `train_step(state, graphs, data, index)`: `index` are `[B]` positions in the training interactions, -1 for
+      padding; gives the next state and the parts of the loss. Its key is `fold_in(state.rng, state.step)`.
+    """
+    config = model.config
+
+    def train_step(
+        state: TrainState, graphs: Graphs, data: TrainingData, index: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        batch_rng, triple_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        batch = sampling.sample_batch(
+            batch_rng, data.interactions, index, num_items=model.num_items, num_negatives=config.num_negatives
+        )
+        triples = None
+        if model.knowledge:
+            triples = sampling.sample_triples(
+                triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
+            )
+        grads, parts = jax.grad(loss_fn, has_aux=True)(
+            state.params, model, graphs, state.correlation, batch, triples
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), parts
+
+    return train_step
+
+
+def make_run_epoch(
+    model: SlifMr, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Graphs, TrainingData], tuple[TrainState, dict[str, Array]]]:
+    """A jitted function that runs a whole epoch as one `lax.scan`; the state is donated.
+
+    Args:
+      model: from `make_model`.
+      tx: optimizer.
+
+    Returns:
+      `run_epoch(state, graphs, data)`: the state after the epoch, with `item_vectors` brought up to date, and the
+      epoch's mean of each part of the loss.
+    """
+    config = model.config
+    train_step = make_train_step(model, tx)
+
+    def run_epoch(
+        state: TrainState, graphs: Graphs, data: TrainingData
+    ) -> tuple[TrainState, dict[str, Array]]:
+        order_rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
+        order = sampling.epoch_order(order_rng, data.interactions.users.shape[0], config.batch_size)
+
+        def body(state: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
+            return train_step(state, graphs, data, index)
+
+        state, parts = jax.lax.scan(body, state, order)
+        share = jnp.sum(order >= 0, axis=1) / jnp.sum(order >= 0)
+        return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}
+
+    return jax.jit(run_epoch, donate_argnums=0)
+
+
+def rebuild_is_due(epoch: int, config: Config) -> bool:
+    """Whether the correlation graph is rebuilt before epoch `epoch` (counted from 0)."""
+    if not config.uses_correlation() or epoch < config.correlation_start:
+        return False
+    return (epoch - config.correlation_start) % config.correlation_period == 0
+
+
+def close_the_loop(state: TrainState, config: Config) -> tuple[TrainState, Float[Array, ""]]:
+    """Rebuilds the correlation graph from the fed back item vectors.
+
+    Args:
+      state: after an epoch.
+      config: settings.
+
+    Returns:
+      The state that the next epoch starts with, and the share of the correlation edges that were there before.
+    """
+    rebuilt = correlation.rebuild(state.item_vectors, num_neighbors=config.correlation_neighbors)
+    kept = correlation.share_kept(state.correlation, rebuilt, num_neighbors=config.correlation_neighbors)
+    return state.replace(correlation=rebuilt), kept
+
+
+def feed_back(state: TrainState, encoded: Encoded, config: Config) -> TrainState:
+    """Keeps the epoch's item representations for the next rebuild."""
+    vectors = correlation.update_item_vectors(
+        state.item_vectors, encoded.final.items, momentum=config.correlation_momentum, first=state.epoch == 1
+    )
+    return state.replace(item_vectors=vectors)
+
