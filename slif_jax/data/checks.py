@@ -29,7 +29,7 @@ def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
     """
     locate = locate or _no_file
     _check_counts(dataset)
-    for name, part in dataset_splits(dataset).items():
+    for name, part in dataset.splits.items():
         _check_pairs(dataset, name, part, locate)
     if not len(dataset.train):
         raise DataError(f"{dataset.name}: no interaction is in train; there is nothing to learn from.")
@@ -38,11 +38,6 @@ def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
     for name, modality in dataset.features.items():
         _check_modality(name, modality, dataset.num_items, locate)
     return dataset
-
-
-def dataset_splits(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Returns the three splits by name, in the order train, valid, test."""
-    return {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
 
 
 def _no_file(part: str, key: object) -> str:
@@ -92,7 +87,7 @@ def _check_pairs(dataset: Dataset, name: str, pairs: np.ndarray, locate: Locate)
 
 
 def _check_disjoint(dataset: Dataset, locate: Locate) -> None:
-    keys = {name: _keys(part, dataset.num_items) for name, part in dataset_splits(dataset).items()}
+    keys = {name: _keys(part, dataset.num_items) for name, part in dataset.splits.items()}
     for first, second in combinations(keys, 2):
         large, small = keys[first], keys[second]
         if not len(large) or not len(small):

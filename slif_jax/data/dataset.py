@@ -77,11 +77,16 @@ class Dataset:
                 object.__setattr__(self, field.name, _read_only(value))
         object.__setattr__(self, "features", dict(sorted(self.features.items())))
 
+    @property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The three splits by name, in the order train, valid, test."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
     @functools.cached_property
     def split_fingerprint(self) -> str:
         """SHA-256 of the counts and the three splits: equal when results may be compared."""
         digest = hashlib.sha256(f"users {self.num_users} items {self.num_items}".encode())
-        for part in (self.train, self.valid, self.test):
+        for part in self.splits.values():
             _add_array(digest, part)
         return digest.hexdigest()
 
@@ -106,7 +111,7 @@ class Dataset:
         rows = [
             ("data set", self.name),
             ("users", f"{self.num_users:,}"),
-            ("items", f"{self.num_items:,} ({len(np.unique(self.train[:, 1])):,} in train)"),
+            ("items", f"{self.num_items:,} ({np.count_nonzero(np.bincount(self.train[:, 1])):,} in train)"),
             ("interactions", f"{interactions:,} (density {interactions / cells:.3%})"),
             ("train / valid / test", f"{len(self.train):,} / {len(self.valid):,} / {len(self.test):,}"),
         ]
@@ -142,14 +147,21 @@ def sorted_unique(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
         for column, size in zip(columns, sizes, strict=True):
             keys *= size
             keys += column
-        keys.sort()
-        keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+        keys = sorted_keys(keys)
         rows = np.empty((len(keys), len(columns)), np.int32)
         for index in reversed(range(len(columns))):
             keys, rows[:, index] = np.divmod(keys, sizes[index])
     else:
         rows = np.unique(np.stack(columns, axis=1).astype(np.int32), axis=0)
     return rows, before - len(rows)
+
+
+def sorted_keys(keys: np.ndarray) -> np.ndarray:
+    """Returns the different values of an array in rising order; for many integers a sort beats `numpy.unique`."""
+    keys = np.sort(keys)
+    first = np.ones(len(keys), np.bool_)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    return keys[first]
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

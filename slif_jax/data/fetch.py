@@ -66,7 +66,9 @@ def ml_100k_folder(data_dir: Path) -> Path:
                 if not _complete(folder):
                     raise
     except OSError as error:
-        raise DataError(f"ml-100k: cannot write below {data_dir} ({error.strerror}); name another data_dir.") from None
+        raise DataError(
+            f"ml-100k: cannot write below {data_dir} ({error.strerror or error}); name another data_dir."
+        ) from None
     return folder
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from slif_jax.data import splits
 from slif_jax.data.checks import validate
-from slif_jax.data.dataset import Dataset, Modality, sorted_unique
+from slif_jax.data.dataset import Dataset, Modality, sorted_keys, sorted_unique
 from slif_jax.data.errors import DataError
 
 _MIN_DEGREE = 3
@@ -191,7 +191,7 @@ def _interactions(
             places = np.clip(np.searchsorted(ends, drawn, side="right") - 1, first, last - 1)
         else:
             places = rng.integers(0, num_items, len(users))
-        fresh = np.unique(users * num_items + order[places])
+        fresh = sorted_keys(users * num_items + order[places])
         spots = np.searchsorted(keys, fresh)
         new = np.ones(len(fresh), np.bool_) if not len(keys) else keys[np.minimum(spots, len(keys) - 1)] != fresh
         keys = np.insert(keys, spots[new], fresh[new])
