@@ -27,7 +27,7 @@ def _native() -> list[Extension]:
             sources=["kernels/native/kernels.cc"],
             depends=[str(path) for path in Path("kernels/native").glob("*.inc")],
             include_dirs=[include],
-            extra_compile_args=["-O3", "-std=c++17", "-fno-math-errno", "-fvisibility=default"],
+            extra_compile_args=["-O3", "-g0", "-std=c++17", "-fno-math-errno", "-ffp-contract=fast"],
             language="c++",
             optional=True,
         )
