@@ -128,6 +128,11 @@ class Dataset:
         return "\n".join(f"{label:<{left}}  {value}" for label, value in rows)
 
 
+def numbers(count: int) -> np.ndarray:
+    """Returns '0', '1', ... as an array of str: the ids of what has no other name."""
+    return np.arange(count).astype(f"U{len(str(count))}")
+
+
 def sorted_unique(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
     """Sorts rows by their columns, first column first, and drops repeats.
 

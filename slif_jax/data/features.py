@@ -19,7 +19,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        if "bject" in str(error):
+        if "Python objects" in str(error):
             raise DataError(f"{path.name}: holds Python objects, which are not read; save it as floats.") from None
         raise DataError(f"{path.name}: not a complete .npy file.") from None
     if not isinstance(array, np.ndarray):

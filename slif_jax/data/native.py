@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from slif_jax.data import checks, features, tables
-from slif_jax.data.dataset import Dataset, sorted_unique
+from slif_jax.data.dataset import Dataset, numbers, sorted_unique
 from slif_jax.data.errors import DataError
 
 INTERACTIONS = "interactions.tsv"
@@ -154,7 +154,7 @@ def _first_missing(ids: np.ndarray, size: int) -> int | None:
 def _spread(table: _Names | None, field: str, size: int, *, numbered: bool = False) -> np.ndarray:
     """Puts a table's column in the order of the ids; what is not named gets its number, or ''."""
     column = None if table is None else getattr(table, field)
-    result = np.arange(size).astype(np.str_) if numbered else np.zeros(size, "U1")
+    result = numbers(size) if numbered else np.zeros(size, "U1")
     if table is None or column is None:
         return result
     result = result.astype(np.promote_types(result.dtype, column.dtype))

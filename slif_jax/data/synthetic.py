@@ -14,7 +14,7 @@ import numpy as np
 
 from slif_jax.data import splits
 from slif_jax.data.checks import validate
-from slif_jax.data.dataset import Dataset, Modality, sorted_keys, sorted_unique
+from slif_jax.data.dataset import Dataset, Modality, numbers, sorted_keys, sorted_unique
 from slif_jax.data.errors import DataError
 
 _MIN_DEGREE = 3
@@ -94,8 +94,8 @@ def synthetic(
             name: _modality(np.random.default_rng([seed, 2, *name.encode()]), clusters, width, missing, noise)
             for name, width in modalities.items()
         },
-        user_ids=np.arange(num_users).astype(np.str_),
-        item_ids=np.arange(num_items).astype(np.str_),
+        user_ids=numbers(num_users),
+        item_ids=numbers(num_items),
         item_titles=np.array(titles, dtype=np.str_),
         relation_names=np.array([f"relation {r}" for r in range(num_relations)], np.str_) if num_relations else None,
     )
@@ -107,7 +107,8 @@ def from_spec(spec: str) -> Dataset:
 
     Args:
       spec: `synthetic`, or `synthetic:` and `name=value` pairs with commas between them. The names are the arguments
-        of `synthetic`, with or without `num_`; modalities are written `modalities=visual:32+text:24`, or `none`.
+        of `synthetic`, with or without `num_` and `mean_`; modalities are written `modalities=visual:32+text:24` or
+        `modalities=none`.
 
     Returns:
       The data set.
@@ -116,13 +117,13 @@ def from_spec(spec: str) -> Dataset:
       DataError: if a name is unknown or given twice, or a value is not of its kind.
     """
     signature = inspect.signature(synthetic).parameters
-    names = {name.removeprefix("num_"): name for name in signature}
+    names = {_short(name): name for name in signature}
     given: dict[str, Any] = {}
     for pair in filter(None, spec.partition(":")[2].split(",")):
         short, equals, text = (part.strip() for part in pair.partition("="))
-        name = names.get(short.removeprefix("num_"))
+        name = names.get(_short(short))
         if name is None:
-            match = difflib.get_close_matches(short, names, n=1)
+            match = difflib.get_close_matches(_short(short), names, n=1)
             hint = f" Did you mean '{match[0]}'?" if match else ""
             raise DataError(f"synthetic has no argument '{short}'.{hint} It has: {', '.join(names)}.")
         if not equals or not text:
@@ -131,6 +132,10 @@ def from_spec(spec: str) -> Dataset:
             raise DataError(f"synthetic: '{short}' is given twice.")
         given[name] = _parse(name, text)
     return synthetic(**given)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("num_").removeprefix("mean_")
 
 
 def _parse(name: str, text: str) -> Any:
@@ -143,7 +148,7 @@ def _parse(name: str, text: str) -> Any:
     except ValueError:
         words = {float: "a number", int: "an integer"}[kind]
         words = "widths such as visual:32+text:24, or none," if name == "modalities" else words
-        raise DataError(f"synthetic: expected {words} for '{name}', got '{text}'.") from None
+        raise DataError(f"synthetic: expected {words} for '{_short(name)}', got '{text}'.") from None
 
 
 def _check(holds: bool, name: str, rule: str, value: object) -> None:
