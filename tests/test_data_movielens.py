@@ -162,6 +162,12 @@ def test_downloads_once(tmp_path, wheel, pip):
     assert len(pip.calls) == 1
 
 
+def test_another_process_is_faster(tmp_path, wheel, pip, monkeypatch):
+    pip.wheel = wheel
+    monkeypatch.setattr(fetch, "_check_hash", lambda path: write_tables(tmp_path / "ml-100k"))
+    assert fetch.ml_100k_folder(tmp_path) == tmp_path / "ml-100k"
+
+
 def test_a_wheel_put_there_by_hand(tmp_path, wheel, pip):
     home = tmp_path / "cache"
     home.mkdir()
@@ -183,13 +189,15 @@ def test_wrong_hash(tmp_path, wheel, pip):
 
 def test_no_network(tmp_path, pip):
     pip.code = 1
-    pip.stderr = "WARNING: Retrying\nERROR: No matching distribution found for recbole==1.2.1\n"
+    pip.stderr = "ERROR: No matching distribution found for recbole==1.2.1\n"
     expected = (
         "ml-100k: cannot download recbole 1.2.1 (No matching distribution found for recbole==1.2.1). "
-        f"Put {fetch.WHEEL} at {tmp_path / fetch.WHEEL} and run again, "
-        "or use the data set 'synthetic', which needs no network."
+        f"Put {fetch.WHEEL} at {tmp_path / fetch.WHEEL} and run again; "
+        "or use --dataset=synthetic, which needs no network."
     )
     assert failure(tmp_path) == expected
+    pip.stderr = "WARNING: Retrying (Retry(total=1))\n" + pip.stderr
+    assert "cannot download recbole 1.2.1 (the package index did not answer). Put" in failure(tmp_path)
     pip.stderr = ""
     reason = "No matching distribution found for recbole==1.2.1"
     assert failure(tmp_path) == expected.replace(reason, "pip ended with code 1")

@@ -121,6 +121,30 @@ def test_arrays_are_read_only_and_the_dataset_frozen():
         data.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_summary():
+    assert (
+        load(TINY).summary()
+        == """\
+data set              tiny
+users                 12
+items                 8 (8 in train)
+interactions          51 (density 53.125%)
+train / valid / test  27 / 12 / 12
+entities              12 (items included)
+triples               8 in 2 relations
+text                  3 wide, float32, 8 of 8 items
+visual                4 wide, float16, 7 of 8 items
+fingerprint           dc0d0867a59750fb"""
+    )
+
+
+def test_other_byte_order(folder):
+    before = load(folder).fingerprint
+    np.save(folder / "visual.npy", np.load(folder / "visual.npy").astype(">f2"))
+    assert load(folder).features["visual"].values.dtype.isnative
+    assert load(folder).fingerprint == before
+
+
 def test_absent_rows_may_hold_anything_and_filled_hides_them(folder):
     values = np.load(folder / "visual.npy")
     values[2] = np.nan

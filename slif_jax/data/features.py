@@ -44,13 +44,13 @@ def read_modality(path: Path, num_items: int) -> Modality:
       DataError: if the file cannot be read or is not of this shape and type. Finite values are checked by `validate`.
     """
     values = read_array(path)
-    if values.dtype not in (np.float16, np.float32, np.float64):
+    if values.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
         raise DataError(f"{path.name}: expected float16, float32 or float64, got {values.dtype}.")
     if values.ndim != 2 or not values.shape[1]:
         raise DataError(f"{path.name}: expected an array [items, width], got shape {values.shape}.")
     if len(values) != num_items:
         raise DataError(f"{path.name}: expected {num_items} rows, one per item, got {len(values)}.")
-    if values.dtype == np.float64 or not values.dtype.isnative:
+    if values.dtype.itemsize == 8 or not values.dtype.isnative:
         with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite and is reported as such
             values = values.astype(np.float16 if values.dtype.itemsize == 2 else np.float32)
     mask = path.with_name(f"{path.stem}{_MASK}.npy")

