@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from slif_jax.config import Config
 from slif_jax.data import DataError
@@ -96,6 +96,8 @@ def run(main: Callable[[], int | None]) -> None:
     """
 
     def guarded(argv: Sequence[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")

@@ -76,7 +76,7 @@ class Config:
     softmax_temperature: float = _setting(0.2, "Temperature of the softmax loss (cosine scores).", above=0.0)
     consistency_weight: float = _setting(0.01, "Weight lambda_c.", minimum=0.0)
     consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", above=0.0)
-    consistency_batch: int = _setting(512, "Rows of a batch that take part in the contrast.", minimum=2)
+    consistency_batch: int = _setting(256, "Rows of a batch that take part in the contrast.", minimum=2)
     knowledge_weight: float = _setting(0.1, "Weight lambda_kg of the translation loss on triples.", minimum=0.0)
     knowledge_batch: int = _setting(2048, "Triples per step.", minimum=1)
     l2: float = _setting(1e-4, "Weight lambda_2 on the squared embeddings of a batch.", minimum=0.0)

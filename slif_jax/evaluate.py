@@ -18,7 +18,7 @@ from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.metrics import metric_names, ranking_metrics
-from slif_jax.model import View
+from slif_jax.model import Vectors
 from slif_jax.rows import contains
 
 SPLITS = ("valid", "test")
@@ -82,7 +82,7 @@ def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.n
 
 
 def ranking_task(dataset: Dataset, split: str, block: int) -> RankingTask:
-    """Lays out a split for `evaluate_view`.
+    """Lays out a split for `evaluate_vectors`.
 
     Args:
       dataset: loaded data.
@@ -114,12 +114,12 @@ def ranking_task(dataset: Dataset, split: str, block: int) -> RankingTask:
 
 @functools.partial(jax.jit, static_argnames=("topk", "block"))
 def rank_block(
-    view: View, task: RankingTask, start: Int[Array, ""], *, topk: tuple[int, ...], block: int
+    vectors: Vectors, task: RankingTask, start: Int[Array, ""], *, topk: tuple[int, ...], block: int
 ) -> Float[Array, "block metrics"]:
     """Metrics of `block` users of a task.
 
     Args:
-      view: final vectors of users and items.
+      vectors: final vectors of users and items.
       task: from `ranking_task`.
       start: first row of the block.
       topk: cut-offs. Static.
@@ -132,16 +132,16 @@ def rank_block(
     seen_bounds = jax.lax.dynamic_slice_in_dim(task.seen_indptr, start, block + 1)
     bounds = jax.lax.dynamic_slice_in_dim(task.relevant_indptr, start, block + 1)
     exclude = ops.Exclusions(seen_bounds, task.seen)
-    ranked = ops.topk(view.users[users], view.items, max(topk), exclude=exclude).indices
+    ranked = ops.topk(vectors.users[users], vectors.items, max(topk), exclude=exclude).indices
     hits = contains(task.relevant, bounds[:-1], bounds[1:], ranked)
     return ranking_metrics(hits, bounds[1:] - bounds[:-1], topk)
 
 
-def evaluate_view(view: View, task: RankingTask, dataset: Dataset, config: Config) -> Evaluation:
+def evaluate_vectors(vectors: Vectors, task: RankingTask, dataset: Dataset, config: Config) -> Evaluation:
     """Ranks all items for every user of a task.
 
     Args:
-      view: final vectors.
+      vectors: final vectors.
       task: from `ranking_task` with `config.eval_block`.
       dataset: the data of the task.
       config: cut-offs and block size.
@@ -151,7 +151,7 @@ def evaluate_view(view: View, task: RankingTask, dataset: Dataset, config: Confi
     """
     block = config.eval_block
     num_rows = task.users.shape[0]
-    parts = [rank_block(view, task, np.int32(i), topk=config.topk, block=block) for i in range(0, num_rows, block)]
+    parts = [rank_block(vectors, task, np.int32(i), topk=config.topk, block=block) for i in range(0, num_rows, block)]
     names = metric_names(config.topk)
     relevant = np.diff(np.asarray(task.relevant_indptr)) > 0
     values = np.concatenate([np.asarray(part) for part in parts]) if parts else np.zeros((0, len(names)))

@@ -65,7 +65,7 @@ def sampled_softmax_loss(
     users, positives, negatives = normalise_rows(users), normalise_rows(positives), normalise_rows(negatives)
     own = jnp.sum(users * positives, axis=1) / temperature
     within = jnp.where(same_item, -jnp.inf, users @ positives.T / temperature)
-    sampled = jnp.einsum("bd,bnd->bn", users, negatives) / temperature
+    sampled = jnp.sum(users[:, None, :] * negatives, axis=2) / temperature
     return jax.nn.logsumexp(jnp.concatenate([own[:, None], within, sampled], axis=1), axis=1) - own
 
 
@@ -91,11 +91,10 @@ def info_nce_loss(
 
     Reference: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, eq. (4).
     """
-    cosines = normalise_rows(anchors) @ normalise_rows(others).T / temperature
-    own = jnp.diagonal(cosines)
-    logits = jnp.where(mask[None, :], cosines, -jnp.inf)
-    # A row that takes no part keeps its own column, so that its (unused) value and gradient stay finite.
-    logits = jnp.where(jnp.eye(len(own), dtype=bool), own[:, None], logits)
+    anchors, others = normalise_rows(anchors) / temperature, normalise_rows(others)
+    own = jnp.sum(anchors * others, axis=1)
+    # A finite stand-in for minus infinity: rows and columns that take no part keep finite values and gradients.
+    logits = anchors @ others.T + jnp.where(mask, 0.0, -1e9)[None, :]
     return jnp.where(mask, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
 
 

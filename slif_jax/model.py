@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 from jax import Array
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from slif_jax import ops
 from slif_jax.config import Config
@@ -18,22 +18,34 @@ from slif_jax.propagate import attend_knowledge, propagate, propagate_features
 Params = dict[str, Any]
 
 
-class View(NamedTuple):
-    """Vectors of the users and of the items in one space."""
+class Views(NamedTuple):
+    """The vectors of n users, or of n items, before they are fused."""
+
+    collaborative: Float[Array, "n d"]
+    sides: dict[str, Float[Array, "n d"]]
+    """By modality name, and 'knowledge'."""
+
+    def take(self, ids: Int[Array, " b"]) -> "Views":
+        """The rows `ids` of every view."""
+        return jax.tree.map(lambda x: x[ids], self)
+
+
+class Vectors(NamedTuple):
+    """Final vectors. The score of user u for item i is `users[u] @ items[i]`."""
 
     users: Float[Array, "users d"]
     items: Float[Array, "items d"]
 
 
 class Encoded(NamedTuple):
-    """What the encoder gives. The score of user u for item i is `final.users[u] @ final.items[i]`."""
+    """All that the encoder knows of users and items."""
 
-    final: View
-    collaborative: View
-    views: dict[str, View]
-    """By modality name, and 'knowledge'."""
-    view_weights: Float[Array, "nodes views"] | None
-    """Attention of each user and item over the views, columns in the order of `views`; None without views."""
+    final: Vectors
+    users: Views
+    items: Views
+    user_weights: Float[Array, "users views"]
+    """Attention of each user over the views, columns in the order of `users.sides`."""
+    item_weights: Float[Array, "items views"]
 
 
 class SlifMr(nn.Module):
@@ -76,27 +88,28 @@ class SlifMr(nn.Module):
                 self.correlation_relation = self.param("correlation_relation", near_one, (1, width))
         if self.modalities or self.knowledge:
             self.fusion_hidden = nn.Dense(width, name="fusion_hidden")
-            self.fusion_logit = nn.Dense(1, use_bias=False, name="fusion_logit")
+            self.fusion_vector = self.param("fusion_vector", nn.initializers.normal(width**-0.5), (1, width))
             names = (*self.modalities, *(("knowledge",) if self.knowledge else ()))
             self.gates = {name: nn.Dense(width, name=f"gate_{name}") for name in names}
 
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
-        collaborative = self._collaborative(graphs, correlation)
-        item_views = {name: self._modality(name, graphs, correlation) for name in self.modalities}
-        if self.knowledge:
-            item_views["knowledge"] = self._knowledge(graphs, correlation)
-        if not item_views:
-            return Encoded(collaborative, collaborative, {}, None)
-        width = self.config.width
-        user_sides = ops.spmm(graphs.user_items, jnp.concatenate(list(item_views.values()), axis=1))
-        views = {
-            name: View(user_sides[:, n * width : (n + 1) * width], items)
-            for n, (name, items) in enumerate(item_views.items())
-        }
-        final, weights = self._fuse(collaborative, views)
-        return Encoded(final, collaborative, views, weights)
+        users, items = self._views(graphs, correlation)
+        final_users, user_weights = self._fuse(users)
+        final_items, item_weights = self._fuse(items)
+        return Encoded(Vectors(final_users, final_items), users, items, user_weights, item_weights)
 
-    def _collaborative(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> View:
+    def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
+        users, items = self._collaborative(graphs, correlation)
+        item_sides = {name: self._modality(name, graphs, correlation) for name in self.modalities}
+        if self.knowledge:
+            item_sides["knowledge"] = self._knowledge(graphs, correlation)
+        if not item_sides:
+            return Views(users, {}), Views(items, {})
+        joined = ops.spmm(graphs.user_items, jnp.concatenate(list(item_sides.values()), axis=1))
+        user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
+        return Views(users, user_sides), Views(items, item_sides)
+
+    def _collaborative(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Array, Array]:
         config = self.config
         x = propagate(
             graphs.interactions,
@@ -106,7 +119,7 @@ class SlifMr(nn.Module):
             correlation_weight=config.interaction_correlation,
             first_receiver=self.num_users,
         )
-        return View(x[: self.num_users], x[self.num_users :])
+        return x[: self.num_users], x[self.num_users :]
 
     def _modality(self, name: str, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
@@ -144,16 +157,17 @@ class SlifMr(nn.Module):
             hops.append(x[: self.num_items])
         return sum(hops[1:], hops[0]) / len(hops)
 
-    def _fuse(self, collaborative: View, views: dict[str, View]) -> tuple[View, Array]:
+    def _fuse(self, views: Views) -> tuple[Array, Array]:
         """Attention over the views gives a common part; gated remainders are added (MGCN, eq. (8) to (11))."""
-        base = jnp.concatenate(collaborative)
-        stacked = jnp.stack([jnp.concatenate(view) for view in views.values()], axis=1)
-        weights = nn.softmax(self.fusion_logit(nn.tanh(self.fusion_hidden(stacked)))[..., 0], axis=1)
-        common = jnp.einsum("nv,nvd->nd", weights, stacked)
-        gates = jnp.stack([nn.sigmoid(self.gates[name](base)) for name in views], axis=1)
-        side = common + jnp.mean(gates * (stacked - common[:, None, :]), axis=1)
-        fused = base + side
-        return View(fused[: self.num_users], fused[self.num_users :]), weights
+        base, sides = views
+        if not sides:
+            return base, jnp.zeros((base.shape[0], 0))
+        # One array per view, not one stacked array: reductions over a short middle axis are slow on a CPU.
+        logits = [jnp.sum(nn.tanh(self.fusion_hidden(x)) * self.fusion_vector, axis=1) for x in sides.values()]
+        weights = nn.softmax(jnp.stack(logits), axis=0)
+        common = sum(w[:, None] * x for w, x in zip(weights, sides.values(), strict=True))
+        remainders = [nn.sigmoid(self.gates[name](base)) * (x - common) for name, x in sides.items()]
+        return base + common + sum(remainders) / len(remainders), weights.T
 
     @nn.nowrap
     def encode(self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
@@ -170,6 +184,39 @@ class SlifMr(nn.Module):
         Reference: docs/method.md, section 4.
         """
         return self.apply({"params": params}, graphs, correlation)  # pyright: ignore[reportReturnType]
+
+    @nn.nowrap
+    def encode_views(
+        self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple
+    ) -> tuple[Views, Views]:
+        """The views of all users and of all items, not yet fused.
+
+        Fusion works row by row, so a train step fuses only the rows of its batch: see `fuse`.
+
+        Args:
+          params: from `init_params`.
+          graphs: static graphs.
+          correlation: correlation graph of this epoch.
+
+        Returns:
+          `Views` of the users and of the items.
+
+        Reference: docs/method.md, section 4.
+        """
+        return self.apply({"params": params}, graphs, correlation, method="_views")  # pyright: ignore[reportReturnType]
+
+    @nn.nowrap
+    def fuse(self, params: Params, views: Views) -> tuple[Float[Array, "n d"], Float[Array, "n views"]]:
+        """Final vectors of the rows of `views`, users or items.
+
+        Args:
+          params: from `init_params`.
+          views: n rows, such as `views.take(ids)`.
+
+        Returns:
+          `[n, D]` final vectors and `[n, V]` attention over the views.
+        """
+        return self.apply({"params": params}, views, method="_fuse")  # pyright: ignore[reportReturnType]
 
     @nn.nowrap
     def init_params(self, rng: PRNGKeyArray, graphs: Graphs, correlation: jraph.GraphsTuple) -> Params:

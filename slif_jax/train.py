@@ -13,7 +13,7 @@ import numpy as np
 from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress
 from slif_jax.config import Config
-from slif_jax.evaluate import Evaluation, evaluate_view, ranking_task
+from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.model import make_model
 from slif_jax.progress import make_reporter
@@ -111,7 +111,7 @@ def train_and_evaluate(
                 state = feed_back(state, encoded, config)
                 valid = {}
                 if len(dataset.valid) and _evaluation_is_due(status.epoch + 1, config):
-                    valid = evaluate_view(encoded.final, tasks["valid"], dataset, config).means()
+                    valid = evaluate_vectors(encoded.final, tasks["valid"], dataset, config).means()
             status, is_best = _advance(status, valid, config, seconds)
             row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
             folder.append_metrics(row)
@@ -124,7 +124,7 @@ def train_and_evaluate(
             state, _ = checkpoints.restore(state, status.best_epoch)
         with seconds.measure("evaluate"):
             encoded = encode(state.params, graphs, state.correlation)
-            test = evaluate_view(encoded.final, tasks["test"], dataset, config)
+            test = evaluate_vectors(encoded.final, tasks["test"], dataset, config)
         checkpoints.close()
         result = _result(config, dataset, status, test, seconds)
         folder.write_json("result.json", result)

@@ -1,5 +1,6 @@
 """One step, one epoch as a jitted scan over steps, and the step that closes the self-loop between two epochs."""
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from slif_jax import correlation, losses, sampling
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs
-from slif_jax.model import Encoded, Params, SlifMr
+from slif_jax.model import Encoded, Params, SlifMr, Views
 from slif_jax.sampling import Batch, Interactions, TripleBatch
 from slif_jax.train_state import TrainState
 
@@ -56,16 +57,22 @@ def loss_fn(
     Reference: docs/method.md, section 5.
     """
     config = model.config
-    encoded = model.encode(params, graphs, correlation_graph)
+    all_users, all_items = model.encode_views(params, graphs, correlation_graph)
+    num_examples, num_negatives = batch.negatives.shape
+    final_users = _fuse_rows(model, params, all_users, batch.users)
+    item_ids = jnp.concatenate([batch.positives, batch.negatives.reshape(-1)])
+    final_items = _fuse_rows(model, params, all_items, item_ids)
+    positives = final_items[:num_examples]
+    negatives = final_items[num_examples:].reshape(num_examples, num_negatives, -1)
     total = jnp.maximum(jnp.sum(batch.weight), 1.0)
 
     def mean(values: Array) -> Array:
         return jnp.sum(values * batch.weight) / total
 
-    parts = {"recommendation": mean(_recommendation_loss(encoded, batch, config))}
+    parts = {"recommendation": mean(_recommendation_loss(final_users, positives, negatives, batch, config))}
     parts["consistency"] = jnp.zeros(())
-    if config.consistency and config.side_information and encoded.views:
-        parts["consistency"] = config.consistency_weight * _consistency_loss(encoded, graphs, batch, config)
+    if config.consistency and config.side_information and all_users.sides:
+        parts["consistency"] = config.consistency_weight * _consistency_loss(all_users, all_items, graphs, batch, config)
     parts["knowledge"] = jnp.zeros(())
     if triples is not None:
         parts["knowledge"] = config.knowledge_weight * jnp.mean(_knowledge_loss(params, triples, model.num_items))
@@ -80,10 +87,7 @@ def loss_fn(
     return loss, {"loss": loss, **parts}
 
 
-def _recommendation_loss(encoded: Encoded, batch: Batch, config: Config) -> Array:
-    users = encoded.final.users[batch.users]
-    positives = encoded.final.items[batch.positives]
-    negatives = encoded.final.items[batch.negatives]
+def _recommendation_loss(users: Array, positives: Array, negatives: Array, batch: Batch, config: Config) -> Array:
     if config.loss == "softmax":
         same_item = batch.positives[:, None] == batch.positives[None, :]
         return losses.sampled_softmax_loss(
@@ -93,29 +97,34 @@ def _recommendation_loss(encoded: Encoded, batch: Batch, config: Config) -> Arra
             same_item=same_item | (batch.weight == 0)[None, :],
             temperature=config.softmax_temperature,
         )
-    return losses.bpr_loss(jnp.sum(users * positives, axis=1), jnp.einsum("bd,bnd->bn", users, negatives))
+    negative_scores = jnp.sum(users[:, None, :] * negatives, axis=2)
+    return losses.bpr_loss(jnp.sum(users * positives, axis=1), negative_scores)
 
 
-def _consistency_loss(encoded: Encoded, graphs: Graphs, batch: Batch, config: Config) -> Array:
-    """Mean over all pairs of views, the collaborative one among them, of items and of users."""
+def _fuse_rows(model: SlifMr, params: Params, views: Views, ids: Array) -> Array:
+    """Final vectors of some rows: fusion works row by row, so the shorter of batch and table is fused."""
+    if len(ids) < len(views.collaborative):
+        return model.fuse(params, views.take(ids))[0]
+    return model.fuse(params, views)[0][ids]
+
+
+def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, config: Config) -> Array:
+    """Mean over all pairs of views, the collaborative one among them, of the first items and users of the batch."""
     rows = min(config.consistency_batch, batch.users.shape[0])
-    users, items = batch.users[:rows], batch.positives[:rows]
     real = batch.weight[:rows] > 0
-    masks = {name: graph.nodes.present[items] & real for name, graph in graphs.features.items()}
-    sides = {"collaborative": encoded.collaborative, **encoded.views}
-    names = list(sides)
+    ids = batch.positives[:rows]
+    users, items = all_users.take(batch.users[:rows]), all_items.take(ids)
+    first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
+    has = {name: graph.nodes.present[ids] for name, graph in graphs.features.items()}
     values = []
-    for first in range(len(names)):
-        for second in range(first + 1, len(names)):
-            a, b = names[first], names[second]
-            item_mask = masks.get(a, real) & masks.get(b, real) & _first_of_each(items, real)
-            user_mask = _first_of_each(users, real)
-            for x, y, ids, mask in (
-                (sides[a].items, sides[b].items, items, item_mask),
-                (sides[a].users, sides[b].users, users, user_mask),
-            ):
-                loss = losses.info_nce_loss(x[ids], y[ids], mask=mask, temperature=config.consistency_temperature)
-                values.append(jnp.sum(loss) / jnp.maximum(jnp.sum(mask), 1))
+    for views, first in ((users, first_user), (items, first_item)):
+        sides = {"collaborative": views.collaborative, **views.sides}
+        for a, b in itertools.combinations(sides, 2):
+            mask = first
+            if views is items:
+                mask = first & has.get(a, first) & has.get(b, first)
+            loss = losses.info_nce_loss(sides[a], sides[b], mask=mask, temperature=config.consistency_temperature)
+            values.append(jnp.sum(loss) / jnp.maximum(jnp.sum(mask), 1))
     return sum(values, jnp.zeros(())) / len(values)
 
 
