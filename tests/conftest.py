@@ -1,0 +1,45 @@
+"""Strict settings for every test: what JAX would only warn about is an error here."""
+
+import os
+
+# Before jax is imported: eight virtual devices, so that tests of sharding run anywhere.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first; tests that need a GPU say why they are skipped."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    if not any(device.platform in ("gpu", "cuda") for device in jax.devices()):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU found"))
+
+
+@pytest.fixture(scope="session")
+def ml_100k_mkg() -> Path:
+    """A folder with real data in the native layout."""
+    return _shared("ml-100k-mkg")
+
+
+@pytest.fixture(scope="session")
+def tiktok() -> Path:
+    """Another one: sparse, two modalities, no knowledge graph."""
+    return _shared("tiktok")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED_DATASETS / name
+    if not folder.is_dir():
+        pytest.skip(f"the data set {name} is not beside the repository ({folder})")
+    return folder
+
