@@ -1,4 +1,4 @@
-"""Maps `kernels/` to `slif_jax.kernels` and builds the native CPU kernels where a C++ compiler is found (see BUILD.md)."""
+"""Maps `kernels/` to `slif_jax.kernels` and builds the native CPU kernels where there is a C++ compiler (BUILD.md)."""
 
 import importlib.util
 import sys
@@ -53,7 +53,11 @@ kernels = [f"slif_jax.kernels.{name}" for name in find_packages("kernels")]
 setup(
     packages=["slif_jax", "slif_jax.data", "slif_jax.kernels", *kernels],
     package_dir={"slif_jax.kernels": "kernels"},
-    package_data={"slif_jax": ["py.typed"], "slif_jax.kernels": ["README.md"], "slif_jax.kernels.native": ["*.cc", "*.inc"]},
+    package_data={
+        "slif_jax": ["py.typed"],
+        "slif_jax.kernels": ["README.md"],
+        "slif_jax.kernels.native": ["*.cc", "*.inc"],
+    },
     ext_modules=_native(),
     cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
 )

@@ -1,4 +1,4 @@
-"""Inside shard_map, gives all arrays of a call the same set of varying mesh axes."""
+"""What the operations need in order to run inside shard_map."""
 
 from __future__ import annotations
 
@@ -32,4 +32,24 @@ def match_shards(*trees: Any) -> Any:
 
 
 def _axes(leaf: Any) -> frozenset:
-    return getattr(jax.typeof(leaf), "vma", frozenset())
+    kind = jax.typeof(leaf)
+    varying = getattr(kind, "vma", None)  # its name in older releases
+    if varying is None:
+        varying = getattr(getattr(kind, "manual_axis_type", None), "varying", frozenset())
+    return frozenset(varying)
+
+
+def result(shape: tuple[int, ...], dtype: Any, *like: Any) -> jax.ShapeDtypeStruct:
+    """Describes a result that varies over the mesh axes over which the arrays of `like` vary."""
+    axes = frozenset().union(*(_axes(leaf) for leaf in like))
+    if not axes:
+        return jax.ShapeDtypeStruct(shape, dtype)
+    if hasattr(jax.sharding, "ManualAxisType"):
+        spec = jax.sharding.PartitionSpec(*[None] * len(shape))
+        kind = {
+            "manual_axis_type": jax.sharding.ManualAxisType(varying=axes),
+            "sharding": jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec),
+        }
+    else:
+        kind = {"vma": axes}
+    return jax.ShapeDtypeStruct(shape, dtype, **kind)

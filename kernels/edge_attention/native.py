@@ -9,12 +9,14 @@ from jaxtyping import Array, Float
 
 from slif_jax.kernels.edge_attention.types import AttentionOutput, Inputs, Relation
 from slif_jax.kernels.layout import Structure
+from slif_jax.kernels.shards import result
 
 
 def forward(structure: Structure, relation: Relation, scale: float, inputs: Inputs) -> AttentionOutput:
     """As the reference."""
     rows, columns = inputs.query.shape
-    out = (jax.ShapeDtypeStruct((rows, columns), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.float32))
+    like = (structure.indptr, inputs.query, inputs.x)
+    out = (result((rows, columns), jnp.float32, *like), result((rows,), jnp.float32, *like))
     call = jax.ffi.ffi_call("slif_attention", out, vmap_method="sequential")
     values, logsumexp = call(
         structure.indptr, structure.senders, *_plain(structure, relation, inputs), scale=np.float32(scale)
@@ -37,7 +39,7 @@ def backward(
     shapes = (query.shape, x.shape, vectors.shape, weight.shape, (structure.num_edges, 2))
     call = jax.ffi.ffi_call(
         "slif_attention_backward",
-        tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes),
+        tuple(result(shape, jnp.float32, structure.indptr, query, x) for shape in shapes),
         vmap_method="sequential",
     )
     dq, dx, dv, dw, _ = call(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from slif_jax.kernels import dispatch
 from slif_jax.kernels.layout.ell import EllBlock, build_ell
 from slif_jax.kernels.layout.types import Edges, Layout
-
-Indices = Int[np.ndarray, " E"]
 
 
 def _check_indices(name: str, values: ArrayLike, limit: int) -> np.ndarray:
@@ -144,7 +142,7 @@ def pad_edges(graph: jraph.GraphsTuple, num_edges: int) -> jraph.GraphsTuple:
     if not isinstance(graph.globals, Layout):
         raise ValueError("`graph` must carry a Layout in `globals`: build it with `build_graph`.")
 
-    def pad(values: Float | Int | None, fill: int = 0):
+    def pad(values: Array | None, fill: int = 0) -> Array | None:
         return None if values is None else jnp.pad(values, (0, extra), constant_values=fill)
 
     layout = graph.globals

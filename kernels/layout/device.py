@@ -114,6 +114,7 @@ def fixed_degree_graph(
     weight = jnp.where(missing, jnp.zeros_like(weights), weights).reshape(-1)
     sorted_ids, perm = _sender_order(senders, num_senders)
     num_edges = num_receivers * degree
+    places = jnp.arange(num_edges, dtype=jnp.int32).reshape(neighbors.shape)
     return jraph.GraphsTuple(
         nodes=None,
         edges=Edges(weight=weight, relation=None),
@@ -124,6 +125,7 @@ def fixed_degree_graph(
             t_indptr=_compress(sorted_ids, num_senders),
             t_receivers=perm // jnp.int32(max(degree, 1)),
             t_perm=perm,
+            ell=(EllBlock(rows[:, 0], senders.reshape(neighbors.shape), places),) if degree else (),
         ),
         n_node=jnp.full((1,), num_receivers, jnp.int32),
         n_edge=jnp.full((1,), num_edges, jnp.int32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from slif_jax.kernels import dispatch
 from slif_jax.kernels.layout import Layout, Structure, structure_of
 from slif_jax.kernels.shards import match_shards
-from slif_jax.kernels.spmm import native, reference, xla
+from slif_jax.kernels.spmm import native, pallas_tpu, reference, xla
 
 
 def spmm(
@@ -48,6 +49,8 @@ def spmm(
     elif num_receivers is None:
         num_receivers = x.shape[0]
     structure = structure_of(graph, num_receivers=num_receivers, num_senders=x.shape[0])
+    if implementation == "pallas_tpu" and structure.ell is None:
+        raise ValueError("'pallas_tpu' needs a graph with slots: use build_graph(..., ell=True).")
     if weight is None:
         weight = graph.edges.weight if graph.edges is not None else None
     if weight is None:
@@ -103,7 +106,7 @@ def _check_weight(weight: Array, num_edges: int) -> None:
         raise ValueError(f"`weight` must have one entry per edge slot: got shape {weight.shape} for {num_edges}.")
 
 
-def _spmm_functions(transposed: bool):
+def _spmm_functions(transposed: bool) -> dict[str, Callable]:
     return {
         name: functools.partial(module.spmm, transposed=transposed)
         for name, module in (("reference", reference), ("xla", xla), ("native", native))
@@ -116,7 +119,10 @@ _SDDMM = {"reference": reference.sddmm, "xla": xla.sddmm, "native": native.sddmm
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _spmm(name: str | None, transposed: bool, structure: Structure, weight: Array, x: Array) -> Array:
-    return dispatch.call("spmm", name, _SPMM[transposed], structure, weight, x)
+    functions = _SPMM[transposed]
+    if not transposed and structure.ell is not None and (name or pallas_tpu.has_fixed_degree(structure)):
+        functions = functions | {"pallas_tpu": pallas_tpu.spmm}
+    return dispatch.call("spmm", name, functions, structure, weight, x)
 
 
 def _spmm_fwd(name, transposed, structure, weight, x):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from slif_jax.kernels.layout import Structure
+from slif_jax.kernels.shards import result
 
 
 def spmm(
@@ -17,13 +18,13 @@ def spmm(
         indptr, columns, perm = structure.t_indptr, structure.t_receivers, structure.t_perm
     else:
         indptr, columns, perm = structure.indptr, structure.senders, structure.senders[:0]
-    out = jax.ShapeDtypeStruct((indptr.shape[0] - 1, x.shape[1]), x.dtype)
+    out = result((indptr.shape[0] - 1, x.shape[1]), x.dtype, indptr, weight, x)
     call = jax.ffi.ffi_call("slif_spmm", out, vmap_method="sequential")
     return call(indptr, columns, perm, weight, x)
 
 
 def sddmm(structure: Structure, y: Float[Array, "R D"], x: Float[Array, "S D"]) -> Float[Array, " E"]:
     """As the reference."""
-    out = jax.ShapeDtypeStruct((structure.num_edges,), jnp.float32)
+    out = result((structure.num_edges,), jnp.float32, structure.indptr, y, x)
     call = jax.ffi.ffi_call("slif_sddmm", out, vmap_method="sequential")
     return call(structure.indptr, structure.senders, y, x)
