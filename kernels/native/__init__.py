@@ -38,3 +38,12 @@ def _load() -> str | None:
     except Exception as error:  # any failure means the XLA path
         return f"loading {LIBRARY.name} failed: {error}"
     return None
+
+
+def isa() -> str:
+    """The instruction set that the kernels chose: "baseline", "avx2" or "avx512"; "" where there is no library."""
+    if unavailable_reason() is not None:
+        return ""
+    name = ctypes.CDLL(str(LIBRARY)).slif_isa
+    name.restype = ctypes.c_char_p
+    return name().decode()

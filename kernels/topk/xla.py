@@ -21,7 +21,7 @@ def topk(
     *,
     recall_target: float | None = None,
 ) -> TopK:
-    """As the reference, in blocks of at most 4M scores. `recall_target` selects approximately."""
+    """As the reference, in blocks of at most 4M scores. `recall_target` makes TPUs select approximately."""
     num_rows, num_keys = queries.shape[0], keys.shape[0]
     if num_rows == 0 or num_keys == 0:
         return reference.topk(queries, keys, k, limits)
@@ -29,15 +29,21 @@ def topk(
     num_blocks = -(-num_rows // block)
     padded = jnp.pad(queries, ((0, num_blocks * block - num_rows), (0, 0)))
 
+    def exact(scores: Array) -> TopK:
+        return reference.best(scores, k)
+
+    def approximate(scores: Array) -> TopK:
+        values, indices = jax.lax.approx_max_k(scores, k, recall_target=recall_target or 1.0)
+        return TopK(values, jnp.where(values == -jnp.inf, jnp.int32(-1), indices.astype(jnp.int32)))
+
     def one(args: tuple[Array, Array]) -> TopK:
         rows, first = args
         scores = reference.mask_range(reference.scores_of(rows, keys), limits, first)
         if limits.exclusions is not None:
             scores = _exclude(scores, limits.exclusions, first)
         if recall_target is None or k >= num_keys:
-            return reference.best(scores, k)
-        values, indices = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
-        return TopK(values, jnp.where(values == -jnp.inf, jnp.int32(-1), indices.astype(jnp.int32)))
+            return exact(scores)
+        return jax.lax.platform_dependent(scores, tpu=approximate, default=exact)
 
     starts = jnp.arange(num_blocks, dtype=jnp.int32) * jnp.int32(block)
     found = jax.lax.map(one, (padded.reshape(num_blocks, block, -1), starts))
