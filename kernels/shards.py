@@ -46,7 +46,7 @@ def result(shape: tuple[int, ...], dtype: Any, *like: Any) -> jax.ShapeDtypeStru
         return jax.ShapeDtypeStruct(shape, dtype)
     if hasattr(jax.sharding, "ManualAxisType"):
         spec = jax.sharding.PartitionSpec(*[None] * len(shape))
-        kind = {
+        kind: dict[str, Any] = {
             "manual_axis_type": jax.sharding.ManualAxisType(varying=axes),
             "sharding": jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec),
         }

@@ -108,7 +108,7 @@ def call(op: str, implementation: str | None, functions: Mapping[str, Callable],
     Returns:
       What the implementation returns.
     """
-    if implementation in functions:
+    if implementation is not None and implementation in functions:
         return functions[implementation](*args)
     chosen = {on: next(name for name in default_order(op, on) if name in functions) for on in TABLE}
     default = chosen.pop("cuda")

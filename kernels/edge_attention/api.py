@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from slif_jax.kernels import dispatch
 from slif_jax.kernels.edge_attention import native, reference, xla
 from slif_jax.kernels.edge_attention.types import AttentionOutput, Inputs, Relation
-from slif_jax.kernels.layout import Structure, structure_of
+from slif_jax.kernels.layout import Structure, edges_of, structure_of
 from slif_jax.kernels.shards import match_shards
 
 
@@ -54,8 +54,7 @@ def edge_attention(
     """
     name = dispatch.resolve("edge_attention", implementation)
     structure, relation, inputs = _prepare(graph, query, x, relation_vectors, weight)
-    scale = float(scale) if scale is not None else max(query.shape[1], 1) ** -0.5
-    return _jit_attention(name, scale, *match_shards(structure, relation, inputs))
+    return _jit_attention(name, _scale(scale, query), *match_shards(structure, relation, inputs))
 
 
 def attention_weights(
@@ -87,8 +86,11 @@ def attention_weights(
       TypeError: as `edge_attention`.
     """
     structure, relation, inputs = _prepare(graph, query, x, relation_vectors, weight)
-    scale = float(scale) if scale is not None else max(query.shape[1], 1) ** -0.5
-    return reference.attention_weights(structure, relation, scale, inputs, logsumexp)
+    return reference.attention_weights(structure, relation, _scale(scale, query), inputs, logsumexp)
+
+
+def _scale(scale: float | None, query: Array) -> float:
+    return max(query.shape[1], 1) ** -0.5 if scale is None else float(scale)
 
 
 def _prepare(graph, query, x, relation_vectors, weight) -> tuple[Structure, Relation, Inputs]:
@@ -101,16 +103,15 @@ def _prepare(graph, query, x, relation_vectors, weight) -> tuple[Structure, Rela
                 f"`query`, `x` and `relation_vectors` must all be float32 or all bfloat16: `{name}` is {value.dtype}."
             )
     structure = structure_of(graph, num_receivers=query.shape[0], num_senders=x.shape[0])
-    edges = graph.edges
+    edges = edges_of(graph)
     relation = None
     if relation_vectors is not None:
-        relation = None if edges is None else edges.relation
+        relation = edges.relation
         if relation is None:
             raise ValueError("`relation_vectors` was given, but `graph.edges.relation` is None. Pass None for both.")
         if relation_vectors.shape[0] == 0:
             raise ValueError("`relation_vectors` must have a row per relation: it has none.")
-    if weight is None and edges is not None:
-        weight = edges.weight
+    weight = edges.weight if weight is None else weight
     if weight is not None:
         if weight.shape != (structure.num_edges,):
             raise ValueError(f"`weight` must have one entry per edge slot: got {weight.shape}, {structure.num_edges}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jraph
 import numpy as np
 
 from slif_jax.kernels.layout.arg_specs import ARG_SPECS, NUM_RELATIONS, make_graph
@@ -13,13 +12,11 @@ from slif_jax.kernels.layout.arg_specs import ARG_SPECS, NUM_RELATIONS, make_gra
 __all__ = ["ARG_SPECS", "make_args"]
 
 
-def make_args(
-    name: str, dtype: Any, seed: int = 0
-) -> tuple[jraph.GraphsTuple, jax.Array, jax.Array, jax.Array, jax.Array]:
+def make_args(name: str, dtype: Any, seed: int = 0) -> tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array]:
     """A graph, queries, senders' rows, relation vectors and prior weights."""
     spec = ARG_SPECS[name]
     rng = np.random.default_rng(seed + 2)
     sizes = (spec.num_receivers, spec.num_senders, NUM_RELATIONS)
-    query, x, vectors = (rng.normal(size=(rows, spec.columns)) for rows in sizes)
+    query, x, vectors = (jax.numpy.asarray(rng.normal(size=(rows, spec.columns)), dtype) for rows in sizes)
     graph = make_graph(spec, seed)
-    return graph, *(jax.numpy.asarray(table, dtype) for table in (query, x, vectors)), graph.edges.weight
+    return graph, query, x, vectors, graph.edges.weight

@@ -32,7 +32,7 @@ def edge_attention(structure: Structure, relation: Relation, scale: float, input
     count = structure.num_receivers
     senders, receivers, present, weight = edges_of(structure, inputs)
     messages = gather(inputs.x, senders, present)
-    if inputs.relation_vectors is not None:
+    if inputs.relation_vectors is not None and relation is not None:
         messages = messages * gather(inputs.relation_vectors, relation, present)
     queries = gather(inputs.query, receivers, present)
     logits = jnp.sum(queries * messages, axis=1) * jnp.float32(scale) + jnp.log(weight)
@@ -57,7 +57,7 @@ def attention_weights(
     """a_e = w_e exp(l_e - logsumexp_{r(e)}), 0 for absent edges."""
     senders, receivers, present, weight = edges_of(structure, inputs)
     messages = gather(inputs.x, senders, present)
-    if inputs.relation_vectors is not None:
+    if inputs.relation_vectors is not None and relation is not None:
         messages = messages * gather(inputs.relation_vectors, relation, present)
     logits = jnp.sum(gather(inputs.query, receivers, present) * messages, axis=1) * jnp.float32(scale)
     shift = jnp.where(present, jnp.take(logsumexp, receivers, mode="clip"), jnp.float32(0))

@@ -28,7 +28,7 @@ def backward(
     a = attention_weights(structure, relation, scale, inputs, output.logsumexp)
     rows = gather(inputs.x, senders, present)
     vectors = inputs.relation_vectors
-    relations = None if vectors is None else gather(vectors, relation, present)
+    relations = None if vectors is None or relation is None else gather(vectors, relation, present)
     messages = rows if relations is None else rows * relations
     g = gather(ct_values, receivers, present)
     centre = jnp.sum(ct_values.astype(jnp.float32) * output.values.astype(jnp.float32), axis=1)
@@ -39,7 +39,7 @@ def backward(
     by_sender = jnp.where(present, senders, jnp.int32(structure.num_senders))
     dx = jax.ops.segment_sum(dm if relations is None else dm * relations, by_sender, num_segments=structure.num_senders)
     dv = None
-    if vectors is not None:
+    if vectors is not None and relation is not None:
         count = vectors.shape[0]
         ids = jnp.where(present, jnp.clip(relation, 0, count - 1), jnp.int32(count))
         dv = jax.ops.segment_sum(dm * rows, ids, num_segments=count).astype(vectors.dtype)

@@ -3,7 +3,7 @@
 from slif_jax.kernels.layout.build import build_graph, pad_edges
 from slif_jax.kernels.layout.device import Structure, fixed_degree_graph, structure_of, transpose
 from slif_jax.kernels.layout.ell import EllBlock, build_ell
-from slif_jax.kernels.layout.types import Edges, Layout
+from slif_jax.kernels.layout.types import Edges, Layout, edges_of, layout_of
 
 __all__ = [
     "Edges",
@@ -12,7 +12,9 @@ __all__ = [
     "Structure",
     "build_ell",
     "build_graph",
+    "edges_of",
     "fixed_degree_graph",
+    "layout_of",
     "pad_edges",
     "structure_of",
     "transpose",

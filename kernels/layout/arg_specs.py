@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jraph
 import numpy as np
 
 from slif_jax.kernels.layout.build import build_graph, pad_edges
@@ -36,7 +35,7 @@ ARG_SPECS = {
 }
 
 
-def make_graph(spec: GraphSpec, seed: int = 0) -> jraph.GraphsTuple:
+def make_graph(spec: GraphSpec, seed: int = 0) -> Any:
     """A random graph of that size with relations and weights, a fifth of which are 0."""
     rng = np.random.default_rng(seed)
     weight = rng.uniform(0.1, 1.0, spec.num_edges) * (rng.random(spec.num_edges) > 0.2)

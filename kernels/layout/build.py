@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import jraph
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from slif_jax.kernels import dispatch
 from slif_jax.kernels.layout.ell import EllBlock, build_ell
-from slif_jax.kernels.layout.types import Edges, Layout
+from slif_jax.kernels.layout.types import Edges, Layout, edges_of, layout_of
 
 
 def _check_indices(name: str, values: ArrayLike, limit: int) -> np.ndarray:
@@ -99,7 +101,7 @@ def build_graph(
     if ell or (ell is None and _want_ell()):
         slots = build_ell(indptr, from_ids, np.arange(num_edges), num_senders=num_senders)
         t_slots = build_ell(t_indptr, t_receivers, t_perm, num_senders=num_receivers)
-    layout = Layout(
+    layout: Any = Layout(
         indptr=_int32(indptr),
         t_indptr=_int32(t_indptr),
         t_receivers=_int32(t_receivers),
@@ -107,7 +109,7 @@ def build_graph(
         ell=_blocks(slots),
         t_ell=_blocks(t_slots),
     )
-    edges = Edges(
+    edges: Any = Edges(
         weight=None if weights is None else jnp.asarray(weights[order]),
         relation=None if relations is None else jnp.asarray(relations[order]),
     )
@@ -135,21 +137,19 @@ def pad_edges(graph: jraph.GraphsTuple, num_edges: int) -> jraph.GraphsTuple:
     Raises:
       ValueError: if the graph already has more slots.
     """
-    have = graph.senders.shape[0]
+    layout, edges = layout_of(graph), edges_of(graph)
+    have = layout.t_perm.shape[0]
     extra = num_edges - have
     if extra < 0:
         raise ValueError(f"`num_edges` must be at least the graph's {have} edge slots: got {num_edges}.")
-    if not isinstance(graph.globals, Layout):
-        raise ValueError("`graph` must carry a Layout in `globals`: build it with `build_graph`.")
 
     def pad(values: Array | None, fill: int = 0) -> Array | None:
         return None if values is None else jnp.pad(values, (0, extra), constant_values=fill)
 
-    layout = graph.globals
     last = max(layout.indptr.shape[0] - 2, 0)
     slots = jnp.arange(have, num_edges, dtype=jnp.int32)
     return graph._replace(
-        edges=Edges(pad(graph.edges.weight), pad(graph.edges.relation)),
+        edges=Edges(pad(edges.weight), pad(edges.relation)),
         senders=pad(graph.senders),
         receivers=pad(graph.receivers, last),
         globals=layout._replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import jraph
 from jaxtyping import Array, Float, Int32
 
 from slif_jax.kernels.layout.ell import EllBlock
-from slif_jax.kernels.layout.types import Edges, Layout
+from slif_jax.kernels.layout.types import Edges, Layout, edges_of, layout_of
 
 
 class Structure(NamedTuple):
@@ -64,7 +64,7 @@ def structure_of(graph: jraph.GraphsTuple, *, num_receivers: int, num_senders: i
     Raises:
       ValueError: if the graph's layout was built for tables of another size.
     """
-    layout = graph.globals
+    layout, senders, receivers = graph.globals, _array(graph.senders), _array(graph.receivers)
     if isinstance(layout, Layout):
         built = (layout.indptr.shape[0] - 1, layout.t_indptr.shape[0] - 1)
         if built != (num_receivers, num_senders):
@@ -72,17 +72,17 @@ def structure_of(graph: jraph.GraphsTuple, *, num_receivers: int, num_senders: i
                 f"The graph was built for {built[0]} receivers and {built[1]} senders, but the arrays given have"
                 f" {num_receivers} and {num_senders} rows. Was it built before padding, or is it transposed?"
             )
-        return Structure(graph.senders, graph.receivers, *layout)
+        return Structure(senders, receivers, *layout)
     num_real = jnp.sum(graph.n_edge).astype(jnp.int32)
-    real = jnp.arange(graph.senders.shape[0], dtype=jnp.int32) < num_real
-    receivers = jnp.where(real, graph.receivers, jnp.int32(num_receivers))
-    sorted_ids, perm = _sender_order(jnp.where(real, graph.senders, jnp.int32(num_senders)), num_senders)
+    real = jnp.arange(senders.shape[0], dtype=jnp.int32) < num_real
+    real_receivers = jnp.where(real, receivers, jnp.int32(num_receivers))
+    sorted_ids, perm = _sender_order(jnp.where(real, senders, jnp.int32(num_senders)), num_senders)
     return Structure(
-        senders=graph.senders,
-        receivers=graph.receivers,
-        indptr=_compress(receivers, num_receivers),
+        senders=senders,
+        receivers=receivers,
+        indptr=_compress(real_receivers, num_receivers),
         t_indptr=_compress(sorted_ids, num_senders),
-        t_receivers=jnp.take(graph.receivers, perm, axis=0, mode="clip"),
+        t_receivers=jnp.take(receivers, perm, axis=0, mode="clip"),
         t_perm=perm,
         ell=None,
         t_ell=None,
@@ -115,18 +115,20 @@ def fixed_degree_graph(
     sorted_ids, perm = _sender_order(senders, num_senders)
     num_edges = num_receivers * degree
     places = jnp.arange(num_edges, dtype=jnp.int32).reshape(neighbors.shape)
+    edges: Any = Edges(weight=weight)
+    layout: Any = Layout(
+        indptr=jnp.arange(num_receivers + 1, dtype=jnp.int32) * jnp.int32(degree),
+        t_indptr=_compress(sorted_ids, num_senders),
+        t_receivers=perm // jnp.int32(max(degree, 1)),
+        t_perm=perm,
+        ell=(EllBlock(rows[:, 0], senders.reshape(neighbors.shape), places),) if degree else (),
+    )
     return jraph.GraphsTuple(
         nodes=None,
-        edges=Edges(weight=weight, relation=None),
+        edges=edges,
         senders=senders,
         receivers=receivers,
-        globals=Layout(
-            indptr=jnp.arange(num_receivers + 1, dtype=jnp.int32) * jnp.int32(degree),
-            t_indptr=_compress(sorted_ids, num_senders),
-            t_receivers=perm // jnp.int32(max(degree, 1)),
-            t_perm=perm,
-            ell=(EllBlock(rows[:, 0], senders.reshape(neighbors.shape), places),) if degree else (),
-        ),
+        globals=layout,
         n_node=jnp.full((1,), num_receivers, jnp.int32),
         n_edge=jnp.full((1,), num_edges, jnp.int32),
     )
@@ -144,24 +146,22 @@ def transpose(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
     Raises:
       ValueError: if the graph carries no layout.
     """
-    layout = graph.globals
-    if not isinstance(layout, Layout):
-        raise ValueError("`graph` must carry a Layout in `globals`: build it with `build_graph`.")
+    layout, senders, edges = layout_of(graph), _array(graph.senders), edges_of(graph)
     perm = layout.t_perm
     places = jnp.arange(perm.shape[0], dtype=jnp.int32)
     inverse = jnp.zeros_like(perm).at[perm].set(places, unique_indices=True)
-    weight, relation = graph.edges.weight, graph.edges.relation
+    weight, relation = edges.weight, edges.relation
     return graph._replace(
         edges=Edges(
             weight=None if weight is None else weight[perm],
             relation=None if relation is None else relation[perm],
         ),
         senders=layout.t_receivers,
-        receivers=graph.senders[perm],
+        receivers=senders[perm],
         globals=Layout(
             indptr=layout.t_indptr,
             t_indptr=layout.indptr,
-            t_receivers=graph.senders,
+            t_receivers=senders,
             t_perm=inverse,
             ell=_reindex(layout.t_ell, inverse),
             t_ell=_reindex(layout.ell, inverse),
@@ -175,3 +175,8 @@ def _reindex(blocks: tuple[EllBlock, ...] | None, inverse: Array) -> tuple[EllBl
         return None
     free = inverse.shape[0]
     return tuple(b._replace(edges=inverse.at[b.edges].get(mode="fill", fill_value=free)) for b in blocks)
+
+
+def _array(values: Any) -> Array:
+    """jraph allows None for senders and receivers; here they are always given."""
+    return values

@@ -19,9 +19,9 @@ class EllBlock(NamedTuple):
       edges: `[B, K]`, the edge's position in receiver order; a free slot holds E.
     """
 
-    rows: Int32[Array, " B"]
-    senders: Int32[Array, "B K"]
-    edges: Int32[Array, "B K"]
+    rows: Int32[Array | np.ndarray, " B"]
+    senders: Int32[Array | np.ndarray, "B K"]
+    edges: Int32[Array | np.ndarray, "B K"]
 
 
 def build_ell(indptr: np.ndarray, senders: np.ndarray, edges: np.ndarray, *, num_senders: int) -> tuple[EllBlock, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jraph
 from jaxtyping import Array, Float, Int32
 
 from slif_jax.kernels.layout.ell import EllBlock
@@ -36,3 +37,19 @@ class Layout(NamedTuple):
     t_perm: Int32[Array, " E"]
     ell: tuple[EllBlock, ...] | None = None
     t_ell: tuple[EllBlock, ...] | None = None
+
+
+def edges_of(graph: jraph.GraphsTuple) -> Edges:
+    """The graph's weights and relations; both None where it carries none."""
+    return graph.edges if isinstance(graph.edges, Edges) else Edges()
+
+
+def layout_of(graph: jraph.GraphsTuple) -> Layout:
+    """The graph's layout.
+
+    Raises:
+      ValueError: if it carries none.
+    """
+    if not isinstance(graph.globals, Layout):
+        raise ValueError("`graph` must carry a Layout in `globals`: build it with `build_graph`.")
+    return graph.globals

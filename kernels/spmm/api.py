@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import jraph
 from jaxtyping import Array, Float
 
 from slif_jax.kernels import dispatch
-from slif_jax.kernels.layout import Layout, Structure, structure_of
+from slif_jax.kernels.layout import Layout, Structure, edges_of, structure_of
 from slif_jax.kernels.shards import match_shards
 from slif_jax.kernels.spmm import native, pallas_tpu, reference, xla
 
@@ -52,7 +53,7 @@ def spmm(
     if implementation == "pallas_tpu" and structure.ell is None:
         raise ValueError("'pallas_tpu' needs a graph with slots: use build_graph(..., ell=True).")
     if weight is None:
-        weight = graph.edges.weight if graph.edges is not None else None
+        weight = edges_of(graph).weight
     if weight is None:
         weight = jnp.ones((structure.num_edges,), jnp.float32)
     _check_weight(weight, structure.num_edges)
@@ -135,7 +136,8 @@ def _spmm_fwd(name, transposed, structure, weight, x):
 def _spmm_bwd(name, transposed, residuals, ct):
     structure, weight, x = residuals
     if isinstance(ct, jax.custom_derivatives.SymbolicZero):
-        ct = jnp.zeros(ct.shape, ct.dtype)
+        zero: Any = ct
+        ct = jnp.zeros(zero.shape, zero.dtype)
     dx = _spmm(name, not transposed, structure, weight, ct)
     if x is None:
         return None, jnp.zeros_like(weight), dx

@@ -39,7 +39,7 @@ def spmm(structure: Structure, weight: Float[Array, " E"], x: Float[Array, "N D"
     y = jnp.zeros((structure.num_receivers, table.shape[1]), jnp.float32)
     for block in structure.ell or ():
         values = weight.at[block.edges].get(mode="fill", fill_value=0)
-        y = y.at[block.rows].add(_sum_slots(block.senders, values, table))
+        y = y.at[block.rows].add(_sum_slots(jnp.asarray(block.senders), values, table))
     return y[:, :columns].astype(x.dtype)
 
 
@@ -50,12 +50,14 @@ def _sum_slots(ids: Int32[Array, "B K"], values: Float[Array, "B K"], table: Flo
     extra = -rows % chunk
     ids = jnp.pad(ids, ((0, extra), (0, 0)), constant_values=table.shape[0] - 1).reshape(-1, chunk, slots)
     values = jnp.pad(values, ((0, extra), (0, 0))).reshape(-1, chunk, slots)
-    interpret = jax.default_backend() == "cpu"
-    sums = [functools.partial(_chunk, interpret=kind) for kind in (True, False)]
-    one = sums[1]
-    if interpret:  # also when exporting for a TPU from here: then the lowering decides
-        one = functools.partial(jax.lax.platform_dependent, cpu=sums[0], default=sums[1])
-    total = jax.lax.map(lambda part: one(*part, table), (ids, values))
+    compiled, interpreted = (functools.partial(_chunk, interpret=interpret) for interpret in (False, True))
+
+    def one(part: tuple[Array, Array]) -> Array:
+        if jax.default_backend() != "cpu":
+            return compiled(*part, table)
+        return jax.lax.platform_dependent(*part, table, cpu=interpreted, default=compiled)
+
+    total = jax.lax.map(one, (ids, values))
     return total.reshape(rows + extra, -1)[:rows]
 
 

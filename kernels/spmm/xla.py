@@ -48,5 +48,5 @@ def _scan_slots(block: EllBlock, weight: Array, x: Array) -> Array:
         return total + w[:, None] * rows, None
 
     start = jnp.zeros((block.rows.shape[0], x.shape[1]), jnp.float32)
-    total, _ = jax.lax.scan(slot, start, (values.T, block.senders.T))
+    total, _ = jax.lax.scan(slot, start, (values.T, jnp.asarray(block.senders).T))
     return total

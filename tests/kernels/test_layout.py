@@ -1,5 +1,7 @@
 """Graphs as data: built on the host, padded, transposed, and made inside jit."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def _edges(graph):
 
 
 def test_by_hand():
-    graph = ops.build_graph([2, 0, 1], [1, 1, 0], [0.5, 0.25, 2.0], [7, 8, 9], num_senders=3, num_receivers=3)
+    graph: Any = ops.build_graph([2, 0, 1], [1, 1, 0], [0.5, 0.25, 2.0], [7, 8, 9], num_senders=3, num_receivers=3)
     np.testing.assert_array_equal(graph.receivers, [0, 1, 1])
     np.testing.assert_array_equal(graph.senders, [1, 0, 2])
     np.testing.assert_array_equal(graph.edges.weight, [2.0, 0.25, 0.5])
@@ -57,7 +59,7 @@ def test_layout_is_consistent(spec):
 @pytest.mark.parametrize("spec", ["plain", "empty_rows_padded", "no_edges"])
 def test_transpose(spec):
     graph = make_graph(ARG_SPECS[spec])
-    turned = jax.jit(ops.transpose)(graph)
+    turned: Any = jax.jit(ops.transpose)(graph)
     assert _edges(turned) == sorted((r, s, *rest) for s, r, *rest in _edges(graph))
     assert np.all(np.diff(turned.receivers[: int(turned.globals.indptr[-1])]) >= 0)
     assert _edges(ops.transpose(turned)) == _edges(graph)
@@ -71,7 +73,7 @@ def test_transpose(spec):
 
 def test_pad_edges_changes_no_result():
     graph = make_graph(ARG_SPECS["hub"])
-    padded = ops.pad_edges(graph, 513)
+    padded: Any = ops.pad_edges(graph, 513)
     assert padded.senders.shape == padded.globals.t_perm.shape == (513,)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(200, 4)), jnp.float32)
     for implementation in ("reference", "xla", None):
@@ -108,7 +110,7 @@ def test_fixed_degree_graph():
 
     @jax.jit
     def total(neighbors, weights, x):
-        graph = ops.fixed_degree_graph(neighbors, weights, 5)
+        graph: Any = ops.fixed_degree_graph(neighbors, weights, 5)
         return ops.spmm(graph, x), graph
 
     out, graph = total(neighbors, weights, x)
@@ -116,7 +118,7 @@ def test_fixed_degree_graph():
     np.testing.assert_allclose(out, want, rtol=1e-5)
     np.testing.assert_array_equal(graph.edges.weight, [1, 2, 3, 0, 0, 0, 7, 8])
     np.testing.assert_array_equal(graph.senders, [1, 2, 0, 1, 2, 2, 4, 3])
-    layout = ops.build_graph(graph.senders, graph.receivers, num_senders=5, num_receivers=4).globals
+    layout: Any = ops.build_graph(graph.senders, graph.receivers, num_senders=5, num_receivers=4).globals
     np.testing.assert_array_equal(graph.globals.indptr, layout.indptr)
     np.testing.assert_array_equal(graph.globals.t_indptr, layout.t_indptr)
     slope = jax.grad(lambda w, x: jnp.sum(total(neighbors, w, x)[0] ** 2), argnums=(0, 1))
@@ -145,6 +147,6 @@ def test_wrong_edge_data_is_named():
         ops.build_graph([0], [0], [1.0, 2.0], num_senders=1, num_receivers=1)
     with pytest.raises(ValueError, match="`relation` must not be negative: got -1 at position 0"):
         ops.build_graph([0], [0], None, [-1], num_senders=1, num_receivers=1)
-    graph = ops.build_graph([0], [0], num_senders=1, num_receivers=1)._replace(globals=None)
+    graph: Any = ops.build_graph([0], [0], num_senders=1, num_receivers=1)._replace(globals=None)
     with pytest.raises(ValueError, match="must carry a Layout"):
         ops.transpose(graph)

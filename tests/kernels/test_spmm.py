@@ -1,6 +1,7 @@
 """spmm and sddmm: every implementation against the reference, the reference against dense NumPy."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def test_shard_map_over_rows(implementation):
     needs_devices(8)
     rng = np.random.default_rng(3)
     senders, receivers, weight = rng.integers(0, 24, 100), rng.integers(0, 24, 100), rng.random(100)
-    whole = ops.build_graph(senders, receivers, weight, num_senders=24, num_receivers=24)
+    whole: Any = ops.build_graph(senders, receivers, weight, num_senders=24, num_receivers=24)
     parts = []
     for shard in range(8):
         own = receivers // 3 == shard
@@ -177,7 +178,7 @@ def test_nan_and_infinity_stay_in_their_rows(implementation, value):
 
 
 def test_weightless_graph_sums():
-    graph = ops.build_graph([0, 1, 1], [1, 1, 0], num_senders=2, num_receivers=3)
+    graph: Any = ops.build_graph([0, 1, 1], [1, 1, 0], num_senders=2, num_receivers=3)
     x = jnp.asarray([[1.0, 2.0], [10.0, 20.0]], jnp.float32)
     np.testing.assert_array_equal(ops.spmm(graph, x), [[10, 20], [11, 22], [0, 0]])
 
