@@ -110,4 +110,5 @@ def share_kept(
     """
     old, new = neighbors(before, num_neighbors), neighbors(after, num_neighbors)
     same = jnp.any(new[:, :, None] == old[:, None, :], axis=2) & (new >= 0)
-    return jnp.sum(same) / jnp.maximum(jnp.sum(new >= 0), 1)
+    total = jnp.sum((new >= 0).astype(jnp.float32))
+    return jnp.sum(same.astype(jnp.float32)) / jnp.maximum(total, 1.0)

@@ -1,5 +1,6 @@
 """The SLIF-MR encoder: collaborative, modality and knowledge views of users and items, and their fusion."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -67,30 +68,27 @@ class SlifMr(nn.Module):
         table = nn.initializers.xavier_uniform()
         self.user_embedding = self.param("user_embedding", table, (self.num_users, width))
         self.item_embedding = self.param("item_embedding", table, (self.num_items, width))
-        self.projections = {name: nn.Dense(width, name=f"project_{name}") for name in self.modalities}
-        self.purifiers = {name: nn.Dense(width, name=f"purify_{name}") for name in self.modalities}
+        self.projections = {name: _dense(width, f"project_{name}") for name in self.modalities}
+        self.purifiers = {name: _dense(width, f"purify_{name}") for name in self.modalities}
         if config.correlates("features") and config.learn_feature_correlation:
             self.feature_correlation = {
                 name: self.param(f"feature_correlation_{name}", _logit_of(config.feature_correlation), ())
                 for name in self.modalities
             }
         if self.knowledge:
-            near_one = _around_one
             self.entity_embedding = self.param(
                 "entity_embedding", table, (self.num_entities - self.num_items, width)
             )
-            self.relation_vectors = self.param("relation_vectors", near_one, (2 * self.num_relations, width))
+            self.relation_vectors = self.param("relation_vectors", _around_one, (2 * self.num_relations, width))
             self.translations = self.param("translations", table, (self.num_relations, width))
-            self.queries = [
-                nn.Dense(width, use_bias=False, name=f"query_{hop}") for hop in range(config.knowledge_layers)
-            ]
+            self.queries = [_dense(width, f"query_{hop}", bias=False) for hop in range(config.knowledge_layers)]
             if config.correlates("knowledge"):
-                self.correlation_relation = self.param("correlation_relation", near_one, (1, width))
+                self.correlation_relation = self.param("correlation_relation", _around_one, (1, width))
         if self.modalities or self.knowledge:
-            self.fusion_hidden = nn.Dense(width, name="fusion_hidden")
-            self.fusion_vector = self.param("fusion_vector", nn.initializers.normal(width**-0.5), (1, width))
+            self.fusion_hidden = _dense(width, "fusion_hidden")
+            self.fusion_vector = self.param("fusion_vector", table, (1, width))
             names = (*self.modalities, *(("knowledge",) if self.knowledge else ()))
-            self.gates = {name: nn.Dense(width, name=f"gate_{name}") for name in names}
+            self.gates = {name: _dense(width, f"gate_{name}") for name in names}
 
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
         users, items = self._views(graphs, correlation)
@@ -254,11 +252,15 @@ def make_model(dataset: Dataset, config: Config) -> SlifMr:
     )
 
 
+def _dense(width: int, name: str, *, bias: bool = True) -> nn.Dense:
+    return nn.Dense(width, use_bias=bias, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
 def _around_one(key: Array, shape: tuple[int, ...]) -> Array:
     """Relation vectors start near the identity, so that the first messages are plain neighbours."""
-    return 1.0 + 0.1 * jax.random.normal(key, shape)
+    return jax.random.uniform(key, shape, minval=0.9, maxval=1.1)
 
 
 def _logit_of(share: float) -> Any:
     share = min(max(share, 1e-3), 1.0 - 1e-3)
-    return nn.initializers.constant(float(jnp.log(share / (1.0 - share))))
+    return nn.initializers.constant(math.log(share / (1.0 - share)))

@@ -3,7 +3,7 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,6 +12,7 @@ Row = dict[str, Any]
 MODES = ("auto", "bar", "line", "off")
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where the loop reports to."""
 

@@ -24,7 +24,7 @@ def upper_bound(
     if num_values == 0:
         return start
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = (low + high) // 2
         open_ = low < high

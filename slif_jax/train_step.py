@@ -116,16 +116,21 @@ def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch:
     users, items = all_users.take(batch.users[:rows]), all_items.take(ids)
     first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
     has = {name: graph.nodes.present[ids] for name, graph in graphs.features.items()}
-    values = []
+
+    def contrast(pair: tuple[Array, Array, Array]) -> Array:
+        anchors, others, mask = pair
+        values = losses.info_nce_loss(anchors, others, mask=mask, temperature=config.consistency_temperature)
+        return jnp.sum(values) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
+
+    anchors, others, masks = [], [], []
     for views, first in ((users, first_user), (items, first_item)):
         sides = {"collaborative": views.collaborative, **views.sides}
         for a, b in itertools.combinations(sides, 2):
-            mask = first
-            if views is items:
-                mask = first & has.get(a, first) & has.get(b, first)
-            loss = losses.info_nce_loss(sides[a], sides[b], mask=mask, temperature=config.consistency_temperature)
-            values.append(jnp.sum(loss) / jnp.maximum(jnp.sum(mask), 1))
-    return sum(values, jnp.zeros(())) / len(values)
+            anchors.append(sides[a])
+            others.append(sides[b])
+            masks.append(first & has.get(a, first) & has.get(b, first) if views is items else first)
+    # A loop, not a batched product: compiled once for all pairs, and only one [rows, rows] array at a time.
+    return jnp.mean(jax.lax.map(contrast, (jnp.stack(anchors), jnp.stack(others), jnp.stack(masks))))
 
 
 def _first_of_each(ids: Array, real: Array) -> Array:
@@ -215,7 +220,8 @@ def make_run_epoch(
             return train_step(state, graphs, data, index)
 
         state, parts = jax.lax.scan(body, state, order)
-        share = jnp.sum(order >= 0, axis=1) / jnp.sum(order >= 0)
+        examples = jnp.sum((order >= 0).astype(jnp.float32), axis=1)
+        share = examples / jnp.sum(examples)
         return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}
 
     return jax.jit(run_epoch, donate_argnums=0)

@@ -1,10 +1,12 @@
 """Strict settings for every test: what JAX would only warn about is an error here."""
 
 import os
+import tempfile
 
 # Before jax is imported: eight virtual devices, so that tests of sharding run anywhere.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,6 +14,10 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Several tests run the same program: it is compiled once per session.
+_CACHE = tempfile.TemporaryDirectory(prefix="slif-jax-tests-", ignore_cleanup_errors=True)
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
@@ -23,6 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU found"))
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """For tests that run the optimizer: optax multiplies floats by its integer step count."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture(scope="session")

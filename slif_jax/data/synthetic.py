@@ -28,7 +28,7 @@ def synthetic(
     num_users: int = 300,
     num_items: int = 200,
     num_clusters: int = 8,
-    mean_degree: float = 12,
+    mean_degree: float = 12.0,
     num_entities: int | None = None,
     num_relations: int = 4,
     modalities: Mapping[str, int] = _MODALITIES,

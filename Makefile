@@ -1,0 +1,38 @@
+# make train   makes .venv, installs, fetches MovieLens-100K, trains, evaluates, recommends
+# make test    the same environment; linters, types, the wheel, all tests
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL_HELP := "Installing failed: pip could not get or build what is named above. Check the network and the package index (pip config list), then run make again."
+
+.PHONY: train test lint types wheel bench clean
+
+train: $(VENV)/.installed
+	$(PY) -m experiments.train --flagfile=experiments/presets/ml-100k.flags
+	$(PY) -m experiments.recommend --workdir=runs/ml-100k --top=20 --output=runs/ml-100k/recommendations.tsv --sample=5
+
+test: lint types
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(PY) -m pyright --pythonpath $(PY)
+
+clean:
+	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt pyproject.toml setup.py $(wildcard kernels/native/*.cc kernels/native/*.inc) | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo $(INSTALL_HELP); exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable . || { echo $(INSTALL_HELP); exit 1; }
+	$(PY) -m slif_jax.info
+	touch $@
+
+$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt || { echo $(INSTALL_HELP); exit 1; }
+	touch $@

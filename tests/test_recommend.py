@@ -1,0 +1,199 @@
+"""Top-n lists against a slow version, the text they are written as, and restoring a run."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slif_jax import recommend
+from slif_jax.checkpoint import Checkpoints, Progress
+from slif_jax.config import Config
+from slif_jax.data import Dataset, load
+from slif_jax.graphs import build_graphs
+from slif_jax.model import Encoded, Vectors, Views, make_model
+from slif_jax.recommend import Recommendations
+from slif_jax.train_state import init_train_state
+from slif_jax.workdir import Workdir, WorkdirError
+
+NUM_USERS, NUM_ITEMS = 5, 6
+
+
+def pairs(*lists):
+    return np.array([(u, i) for u, items in enumerate(lists) for i in items], np.int32).reshape(-1, 2)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """User 1 has seen everything, user 3 nothing."""
+    return Dataset(
+        name="shop",
+        num_users=NUM_USERS,
+        num_items=NUM_ITEMS,
+        num_entities=NUM_ITEMS,
+        num_relations=0,
+        train=pairs([0, 1], [0, 1, 2, 3], [5], [], [2]),
+        valid=pairs([2], [4], [0], [], [3]),
+        test=pairs([3], [5], [], [], [4]),
+        triples=np.zeros((0, 3), np.int32),
+        features={},
+        user_ids=np.array(["ann", "bob", "c 3", "007", "eve"]),
+        item_ids=np.array([f"B{item}" for item in range(NUM_ITEMS)]),
+        item_titles=np.array(["Tea", "", "Red\tcup", " Two\n lines ", "Café", "x"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """Small integers: exact scores and ties."""
+    rng = np.random.default_rng(0)
+    users, items = (jnp.asarray(rng.integers(-2, 3, (n, 2)), jnp.float32) for n in (NUM_USERS, NUM_ITEMS))
+    none_users, none_items = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0))
+    return Encoded(Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items)
+
+
+def slow(encoded, seen, user, n):
+    scores = np.asarray(encoded.final.items) @ np.asarray(encoded.final.users)[user]
+    unseen = set(range(NUM_ITEMS)) - {item for u, item in seen.tolist() if u == user}
+    ranked = sorted(unseen, key=lambda item: (-scores[item], item))[:n]
+    missing = n - len(ranked)
+    return ranked + [-1] * missing, [scores[item] for item in ranked] + [-np.inf] * missing
+
+
+@pytest.mark.parametrize("n", [2, 9])
+def test_lists_are_the_best_unseen_items(n, encoded, dataset):
+    users = np.arange(NUM_USERS)
+    (block,) = recommend.top_n(encoded, dataset, users, n=n)
+    np.testing.assert_array_equal(block.users, users)
+    for user, items, scores in zip(*block, strict=True):
+        want_items, want_scores = slow(encoded, recommend.known_items(dataset), user, n)
+        np.testing.assert_array_equal(items, want_items)
+        np.testing.assert_array_equal(scores, want_scores)
+    assert (block.items[1] == -1).all()  # has seen everything
+    assert (block.items[3] >= 0).sum() == min(n, NUM_ITEMS)
+
+
+def test_blocks_are_parts_of_the_whole(encoded, dataset):
+    users = np.array([0, 2, 3, 4])
+    (whole,) = recommend.top_n(encoded, dataset, users, n=2)
+    parts = list(recommend.top_n(encoded, dataset, users, n=2, block=3))
+    assert [len(part.users) for part in parts] == [3, 1]
+    for joined, want in zip(map(np.concatenate, zip(*parts, strict=True)), whole, strict=True):
+        np.testing.assert_array_equal(joined, want)
+
+
+def test_what_counts_as_seen_can_be_given(encoded, dataset):
+    users = np.arange(NUM_USERS)
+    for seen in (dataset.train, pairs()):
+        (block,) = recommend.top_n(encoded, dataset, users, n=2, seen=seen)
+        np.testing.assert_array_equal(block.items, [slow(encoded, seen, user, 2)[0] for user in users])
+
+
+def test_no_users_give_no_blocks(encoded, dataset):
+    assert list(recommend.top_n(encoded, dataset, np.zeros(0, np.int64), n=2)) == []
+
+
+def test_known_items_are_those_of_every_split(dataset):
+    known = recommend.known_items(dataset).tolist()
+    assert len(known) == sum(len(part) for part in dataset.splits.values())
+    assert sorted(map(tuple, known)) == sorted(
+        tuple(pair) for part in dataset.splits.values() for pair in part.tolist()
+    )
+
+
+def block_of(users, items, scores):
+    return Recommendations(np.array(users), np.array(items), np.array(scores, np.float32))
+
+
+def written(blocks, dataset, path):
+    with path.open("w") as file:
+        lines = recommend.write_tsv(iter(blocks), dataset, file)
+    return lines, path.read_text()
+
+
+def test_lists_as_text(dataset, tmp_path):
+    nothing = -np.inf
+    blocks = [
+        block_of([0, 1], [[3, 4], [-1, -1]], [[1.5, -2.0], [nothing, nothing]]),
+        block_of([3], [[2, -1]], [[1e-9, nothing]]),
+    ]
+    assert written(blocks, dataset, tmp_path / "lists.tsv") == (
+        3,
+        "user\trank\titem\tscore\ttitle\n"
+        "ann\t1\tB3\t1.5\tTwo lines\n"
+        "ann\t2\tB4\t-2\tCafé\n"
+        "007\t1\tB2\t1e-09\tRed cup\n",
+    )
+
+
+def test_text_without_titles_or_lists(dataset, tmp_path):
+    untitled = dataclasses.replace(dataset, item_titles=None)
+    header = "user\trank\titem\tscore\n"
+    assert written([], untitled, tmp_path / "none.tsv") == (0, header)
+    block = block_of([4], [[0]], [[0.5]])
+    assert written([block], untitled, tmp_path / "one.tsv") == (1, header + "eve\t1\tB0\t0.5\n")
+
+
+def test_users_by_their_ids(dataset):
+    got = recommend.user_indices(dataset, ["eve\n", "", "  ", "ann", "eve", " c 3 "], source="list.txt")
+    np.testing.assert_array_equal(got, [0, 2, 4])
+    assert recommend.user_indices(dataset, [], source="list.txt").shape == (0,)
+    for wrong in ("7", "Ann"):
+        with pytest.raises(ValueError, match=rf"^list\.txt, line 3: shop has no user '{wrong}'\.$"):
+            recommend.user_indices(dataset, ["ann", "", wrong], source="list.txt")
+
+
+# load_trained
+
+CONFIG = Config(
+    dataset="synthetic:users=8,items=8,clusters=2,degree=3,relations=0,modalities=none",
+    side_information=False,
+    width=4,
+    interaction_layers=0,  # the final vectors are the embeddings
+    correlation_neighbors=2,
+    consistency_batch=2,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder as a run leaves it before its first checkpoint."""
+    folder = Workdir(tmp_path / "run")
+    folder.open(CONFIG, resume="auto", data_fingerprint=load(CONFIG.dataset).fingerprint)
+    return folder
+
+
+def test_a_run_that_never_was(tmp_path):
+    with pytest.raises(WorkdirError, match=r"holds no config\.json of a run\. Train first"):
+        recommend.load_trained(tmp_path)
+
+
+def test_a_run_without_a_checkpoint(run):
+    with pytest.raises(WorkdirError, match=r"holds no checkpoint yet\. Train first"):
+        recommend.load_trained(run.path)
+
+
+def test_a_run_on_other_data(run):
+    run.write_json("config.json", {**CONFIG.to_dict(), "data_fingerprint": "other"})
+    with pytest.raises(WorkdirError, match="was trained on other data than 'synthetic:users=8"):
+        recommend.load_trained(run.path)
+
+
+def test_the_best_epoch_is_restored_not_the_last(run):
+    data = load(CONFIG.dataset)
+    graphs, model = build_graphs(data, CONFIG), make_model(data, CONFIG)
+    state: Any = init_train_state(model, graphs, CONFIG)
+    states = {}
+    checkpoints = Checkpoints(run.checkpoints)
+    for epoch, scale in ((1, 1.0), (2, -3.0)):
+        params = jax.tree.map(lambda x, scale=scale: x * scale, state.params)
+        states[epoch] = state.replace(epoch=jnp.asarray(epoch, jnp.int32), params=params)
+        checkpoints.save(states[epoch], Progress(epoch=epoch, best_epoch=1, best_value=0.5), 0.5 / epoch)
+    checkpoints.close()
+    trained = recommend.load_trained(run.path)
+    assert (trained.epoch, trained.config) == (1, CONFIG)
+    assert trained.dataset.fingerprint == data.fingerprint
+    np.testing.assert_allclose(trained.encoded.final.users, states[1].params["user_embedding"])
+    np.testing.assert_allclose(trained.encoded.final.items, states[1].params["item_embedding"])

@@ -1,0 +1,140 @@
+"""Batches and negatives: exactly uniform over what a user does not have, and never anything else."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slif_jax import sampling
+from slif_jax.data import Dataset
+
+# Users 0 to 4: some items, none, all, all but item 3, the last ones.
+LISTS = ([0, 2, 5], [], [0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5], [4, 5])
+NUM_ITEMS = 6
+USERS = np.arange(5, dtype=np.int32)
+
+draw_negatives = jax.jit(sampling.sample_negatives, static_argnames=("num_items", "num_negatives"))
+draw_batch = jax.jit(sampling.sample_batch, static_argnames=("num_items", "num_negatives"))
+draw_triples = jax.jit(sampling.sample_triples, static_argnames=("num_entities", "batch_size"))
+
+
+def make_dataset(lists, num_items=NUM_ITEMS):
+    none, nothing = np.zeros((0, 2), np.int32), np.zeros((0, 3), np.int32)
+    pairs = np.array([(u, i) for u, items in enumerate(lists) for i in sorted(items)], np.int32).reshape(-1, 2)
+    users, items = np.arange(len(lists)).astype(np.str_), np.arange(num_items).astype(np.str_)
+    return Dataset("lists", len(lists), num_items, num_items, 0, pairs, none, none, nothing, {}, users, items)
+
+
+def on_host(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def chi_square(counts):
+    expected = np.sum(counts) / len(counts)
+    return float(np.sum((counts - expected) ** 2) / expected)
+
+
+# Exceeded once in 10,000 times by chance, by degrees of freedom.
+CHI_SQUARE_LIMIT = {1: 15.1, 2: 18.4, 3: 21.1, 4: 23.5, 5: 25.7, 6: 27.9, 15: 44.3}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sampling.interactions_for_sampling(make_dataset(LISTS))
+
+
+def test_layout_on_paper(data):
+    np.testing.assert_array_equal(data.users, [0] * 3 + [2] * 6 + [3] * 5 + [4] * 2)
+    np.testing.assert_array_equal(data.items, [0, 2, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2, 4, 5, 4, 5])
+    np.testing.assert_array_equal(data.indptr, [0, 3, 3, 9, 14, 16])
+    np.testing.assert_array_equal(data.gaps, [0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 4, 4])
+    assert {array.dtype for array in data} == {np.dtype(np.int32)}
+
+
+@pytest.fixture(scope="module")
+def drawn(data):
+    """4000 negatives of each user."""
+    return on_host(draw_negatives(jax.random.key(3), data, USERS, num_items=NUM_ITEMS, num_negatives=4000))
+
+
+def test_negatives_are_uniform_over_the_rest(drawn):
+    negatives, possible = drawn
+    np.testing.assert_array_equal(possible, [True, True, False, True, True])
+    for user in (0, 1, 3, 4):
+        rest = sorted(set(range(NUM_ITEMS)) - set(LISTS[user]))
+        counts = np.bincount(negatives[user], minlength=NUM_ITEMS)
+        assert counts[LISTS[user]].sum() == 0
+        assert counts.sum() == 4000
+        if len(rest) > 1:
+            assert chi_square(counts[rest]) < CHI_SQUARE_LIMIT[len(rest) - 1]
+    assert ((negatives >= 0) & (negatives < NUM_ITEMS)).all()  # even the meaningless ones of user 2 may be looked up
+
+
+def test_one_negative_tells_nothing_about_the_next(drawn):
+    pairs = drawn[0][4].reshape(-1, 2)
+    counts = np.zeros((4, 4))
+    np.add.at(counts, (pairs[:, 0], pairs[:, 1]), 1)
+    assert chi_square(counts.reshape(-1)) < CHI_SQUARE_LIMIT[15]
+
+
+@settings(max_examples=15, deadline=None)
+@given(cells=st.sets(st.integers(0, 29), min_size=16, max_size=16), seed=st.integers(0, 2**31 - 1))
+def test_negatives_are_never_positives_and_reach_everything_else(cells, seed):
+    lists = [sorted(cell % 6 for cell in cells if cell // 6 == user) for user in range(5)]
+    data = sampling.interactions_for_sampling(make_dataset(lists))
+    drawn, possible = on_host(draw_negatives(jax.random.key(seed), data, USERS, num_items=6, num_negatives=4000))
+    for user, items in enumerate(lists):
+        assert bool(possible[user]) == (len(items) < 6)
+        if possible[user]:
+            assert set(drawn[user].tolist()) == set(range(6)) - set(items)
+
+
+def test_batch_takes_its_examples_and_weighs_padding_nothing(data):
+    index = np.array([1, 3, 15, -1, 9], np.int32)
+    batch = on_host(draw_batch(jax.random.key(0), data, index, num_items=NUM_ITEMS, num_negatives=8))
+    np.testing.assert_array_equal(batch.users[:3], [0, 2, 4])
+    np.testing.assert_array_equal(batch.positives[:3], [2, 0, 5])
+    np.testing.assert_array_equal(batch.weight, [1, 0, 1, 0, 1])  # user 2 has every item
+    assert batch.negatives.shape == (5, 8)
+    for row in (0, 2, 4):
+        assert not set(batch.negatives[row].tolist()) & set(LISTS[int(batch.users[row])])
+
+
+def test_a_key_fixes_the_batch(data):
+    def negatives(seed):
+        return np.asarray(draw_batch(jax.random.key(seed), data, USERS, num_items=NUM_ITEMS, num_negatives=8).negatives)
+
+    np.testing.assert_array_equal(negatives(0), negatives(0))
+    assert (negatives(0)[0] != negatives(1)[0]).any()
+
+
+@pytest.mark.parametrize(("examples", "size", "steps"), [(0, 4, 0), (8, 4, 2), (9, 4, 3)])
+def test_an_epoch_shows_every_example_once(examples, size, steps):
+    assert sampling.num_steps(examples, size) == steps
+    order = np.asarray(sampling.epoch_order(jax.random.key(0), examples, size))
+    assert order.shape == (steps, size)
+    flat = order.reshape(-1)
+    assert sorted(flat[:examples]) == list(range(examples))
+    assert (flat[examples:] == -1).all()
+
+
+def test_the_order_of_an_epoch_is_random_but_fixed_by_its_key():
+    first, again, other = (np.asarray(sampling.epoch_order(jax.random.key(seed), 9, 4)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first.reshape(-1)[:9] != np.arange(9)).any()
+
+
+def test_triples_are_true_ones_with_uniform_tails():
+    triples = np.array([[0, 0, 5], [0, 1, 6], [3, 0, 6]], np.int32)
+    batch = on_host(draw_triples(jax.random.key(0), triples, num_entities=7, batch_size=6000))
+    rows = np.stack([batch.heads, batch.relations, batch.tails], axis=1)
+    which = np.argmax((rows[:, None, :] == triples[None]).all(axis=2), axis=1)
+    np.testing.assert_array_equal(rows, triples[which])
+    picked, tails = np.bincount(which, minlength=3), np.bincount(batch.corrupted_tails, minlength=7)
+    assert len(tails) == 7
+    assert chi_square(picked) < CHI_SQUARE_LIMIT[2]
+    assert chi_square(tails) < CHI_SQUARE_LIMIT[6]
+    of_first = np.bincount(batch.corrupted_tails[which == 0], minlength=7)
+    assert chi_square(of_first) < CHI_SQUARE_LIMIT[6]  # the corruption does not depend on the triple

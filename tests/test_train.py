@@ -1,0 +1,149 @@
+"""Whole runs on small synthetic data: determinism, resuming, what is left in the folder."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slif_jax.checkpoint import Checkpoints
+from slif_jax.config import Config
+from slif_jax.evaluate import SPLITS
+from slif_jax.train import NonFiniteLossError, train_and_evaluate
+from slif_jax.workdir import Workdir, WorkdirError
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+SMALL = Config(
+    dataset="synthetic:users=60,items=40,clusters=3,seed=2",
+    width=8,
+    correlation_neighbors=4,
+    feature_neighbors=4,
+    correlation_start=1,
+    batch_size=128,
+    knowledge_batch=64,
+    consistency_batch=16,
+    epochs=6,
+    learning_rate=1e-2,
+    eval_block=64,
+)
+
+
+def run(workdir: Path, config: Config = SMALL, **options) -> dict:
+    return train_and_evaluate(config, workdir, progress="off", **options)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    with __import__("jax").numpy_dtype_promotion("standard"):
+        run(workdir)
+    return workdir
+
+
+def numbers(workdir: Path) -> tuple[str, dict, dict]:
+    result = json.loads((workdir / "result.json").read_text())
+    return (workdir / "metrics.jsonl").read_text(), result["valid"], result["test"]
+
+
+def test_what_a_run_leaves_behind(unbroken: Path):
+    names = {path.name for path in unbroken.iterdir()}
+    assert names == {"config.json", "environment.json", "metrics.jsonl", "result.json", "checkpoints", "plots"}
+    assert {path.name for path in (unbroken / "plots").iterdir()} == {"loss.png", "validation.png", "correlation.png"}
+    result = json.loads((unbroken / "result.json").read_text())
+    for key in ("dataset", "protocol", "seed", "best_epoch", "epochs", "valid", "test", "seconds", "peak_memory_bytes"):
+        assert key in result
+    assert set(result["seconds"]) == {"setup", "compile", "train", "rebuild", "evaluate"}
+    for split in SPLITS:
+        assert {"recall@10", "recall@20", "ndcg@10", "ndcg@20"} <= set(result[split])
+    rows = Workdir(unbroken).read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["correlation_kept"] is None for row in rows] == [True, False, False, False, False, False]
+    assert result["valid"]["recall@20"] == max(row["valid"]["recall@20"] for row in rows)
+    assert rows[-1]["loss"]["loss"] < rows[0]["loss"]["loss"]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_does_not(unbroken: Path, tmp_path: Path):
+    run(tmp_path / "again")
+    assert numbers(tmp_path / "again") == numbers(unbroken)
+    run(tmp_path / "other", dataclasses.replace(SMALL, seed=1))
+    assert numbers(tmp_path / "other")[0] != numbers(unbroken)[0]
+
+
+def test_a_run_stopped_and_resumed_equals_an_unbroken_one(unbroken: Path, tmp_path: Path):
+    workdir = tmp_path / "stopped"
+    run(workdir, dataclasses.replace(SMALL, epochs=3))
+    assert len(Workdir(workdir).read_metrics()) == 3
+    run(workdir, resume="must")
+    assert numbers(workdir) == numbers(unbroken)
+
+
+def test_a_crash_between_checkpoints_is_made_up_for(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workdir = tmp_path / "crashed"
+    real = Checkpoints.save
+    saved: list[int] = []
+
+    def crash(self, state, progress, value):
+        if progress.epoch >= 5:
+            self.wait()
+            raise OSError("pulled the plug")
+        saved.append(progress.epoch)
+        real(self, state, progress, value)
+
+    monkeypatch.setattr(Checkpoints, "save", crash)
+    with pytest.raises(OSError, match="pulled the plug"):
+        run(workdir, checkpoint_every=1)
+    assert saved == [1, 2, 3, 4]
+    assert len(Workdir(workdir).read_metrics()) == 5
+    monkeypatch.setattr(Checkpoints, "save", real)
+    run(workdir, checkpoint_every=1)
+    assert numbers(workdir) == numbers(unbroken)
+
+
+def test_the_best_and_the_last_checkpoint_are_kept(unbroken: Path):
+    result = json.loads((unbroken / "result.json").read_text())
+    kept = {int(path.name) for path in (unbroken / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {result["best_epoch"], result["epochs"]}
+
+
+def test_a_finished_run_says_so_and_changes_nothing(unbroken: Path):
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*") if path.is_file()}
+    result = run(unbroken)
+    assert result == json.loads((unbroken / "result.json").read_text())
+    before.pop(unbroken / "config.json")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_configuration_is_refused_with_the_difference(unbroken: Path):
+    with pytest.raises(WorkdirError, match="learning_rate is 0.5, was 0.01"):
+        run(unbroken, dataclasses.replace(SMALL, learning_rate=0.5))
+
+
+def test_patience_ends_training(tmp_path: Path):
+    config = dataclasses.replace(SMALL, learning_rate=1e-9, patience=2, epochs=30)
+    result = run(tmp_path / "run", config)
+    assert result["stopped_early"]
+    assert result["epochs"] < 30
+    assert result["epochs"] - result["best_epoch"] == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path):
+    with pytest.raises(NonFiniteLossError, match="loss of epoch 1 is not finite"):
+        run(tmp_path / "run", dataclasses.replace(SMALL, consistency_weight=float("inf")))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_without_validation_the_last_epoch_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from slif_jax import data
+
+    real = data.load
+
+    def no_validation(*args, **kwargs):
+        return dataclasses.replace(real(*args, **kwargs), valid=np.zeros((0, 2), np.int32))
+
+    monkeypatch.setattr(data, "load", no_validation)
+    result = run(tmp_path / "run", dataclasses.replace(SMALL, epochs=3))
+    assert result["best_epoch"] == 3
+    assert result["valid"] == {}
+    assert result["test"]["recall@20"] > 0

@@ -1,0 +1,181 @@
+"""The loss, its gradient, the epoch and the step that closes the loop."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slif_jax import correlation, sampling, train_step
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.data.synthetic import synthetic
+from slif_jax.graphs import Graphs, build_graphs
+from slif_jax.model import SlifMr, make_model
+from slif_jax.train_state import TrainState, init_train_state, make_optimizer
+
+TINY = Config(
+    dataset="synthetic",
+    width=4,
+    correlation_neighbors=3,
+    feature_neighbors=3,
+    batch_size=16,
+    knowledge_batch=16,
+    consistency_batch=8,
+    consistency_weight=0.1,
+    correlation_start=1,
+    l2=1e-2,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return synthetic(num_users=14, num_items=11, num_clusters=2, mean_degree=4.0, num_entities=16, seed=3)
+
+
+@functools.cache
+def _set_up_once(dataset: Dataset, config: Config) -> tuple:
+    graphs, model = build_graphs(dataset, config), make_model(dataset, config)
+    return model, graphs, init_train_state(model, graphs, config), train_step.training_data(dataset)
+
+
+def set_up(dataset: Dataset, config: Config) -> tuple[SlifMr, Graphs, TrainState, train_step.TrainingData]:
+    model, graphs, state, data = _set_up_once(dataset, config)
+    return model, graphs, jax.tree.map(jnp.copy, state), data  # an epoch donates its state
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: Dataset, loss: str):
+    config = dataclasses.replace(TINY, loss=loss, learn_feature_correlation=True)
+    model, graphs, state, data = set_up(dataset, config)
+    vectors = jax.random.normal(jax.random.key(1), (dataset.num_items, 4))
+    graph = correlation.rebuild(vectors, num_neighbors=3)
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), state.params)
+    index = jnp.arange(16).at[3].set(-1)
+    batch = sampling.sample_batch(
+        jax.random.key(2), data.interactions, index, num_items=dataset.num_items, num_negatives=2
+    )
+    triples = sampling.sample_triples(
+        jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16
+    )
+
+    @jax.jit
+    def loss_of(params: dict) -> jax.Array:
+        return train_step.loss_fn(params, model, graphs, graph, batch, triples)[0]
+
+    grads = jax.grad(loss_of)(params)
+    leaves, structure = jax.tree.flatten(params)
+    step = 1e-2
+    for place, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
+        direction = jax.random.normal(jax.random.key(place), leaf.shape)
+        direction = direction / jnp.sqrt(jnp.sum(direction**2))
+
+        def along(t: float, place: int = place, direction: jax.Array = direction) -> jax.Array:
+            moved = [x + t * direction if n == place else x for n, x in enumerate(leaves)]
+            return loss_of(jax.tree.unflatten(structure, moved))
+
+        # Fourth-order differences: the error of the formula is far below that of float32.
+        numeric = (8 * (along(step) - along(-step)) - (along(2 * step) - along(-2 * step))) / (12 * step)
+        analytic = jnp.sum(grad * direction)
+        np.testing.assert_allclose(analytic, numeric, rtol=2e-2, atol=2e-4)
+        assert bool(jnp.any(grad != 0)), jax.tree_util.tree_flatten_with_path(params)[0][place][0]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_every_part_of_the_loss_counts_and_can_be_turned_off(dataset: Dataset):
+    model, graphs, state, data = set_up(dataset, TINY)
+    run = train_step.make_run_epoch(model, make_optimizer(TINY))
+    _, parts = run(state, graphs, data)
+    assert set(parts) == set(train_step.LOSS_PARTS)
+    assert all(value > 0 for value in parts.values())
+    np.testing.assert_allclose(parts["loss"], sum(parts[name] for name in train_step.LOSS_PARTS[1:]), rtol=1e-5)
+    for change, name in (({"consistency": False}, "consistency"), ({"knowledge_graph": False}, "knowledge")):
+        config = dataclasses.replace(TINY, **change)
+        model, graphs, state, data = set_up(dataset, config)
+        _, parts = train_step.make_run_epoch(model, make_optimizer(config))(state, graphs, data)
+        assert parts[name] == 0
+
+
+def test_padding_does_not_change_the_loss(dataset: Dataset):
+    model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, knowledge_graph=False))
+    index = jnp.arange(8)
+    short = sampling.sample_batch(jax.random.key(0), data.interactions, index, num_items=11, num_negatives=1)
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), short)
+    loss_of = jax.jit(lambda batch: train_step.loss_fn(state.params, model, graphs, state.correlation, batch, None)[0])
+    expected, actual = loss_of(short), loss_of(padded)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
+    counts = {"loss": 0, "rebuild": 0}
+    real_loss, real_rebuild = train_step.loss_fn, correlation.rebuild.__wrapped__
+
+    def counted_loss(*args):
+        counts["loss"] += 1
+        return real_loss(*args)
+
+    def counted_rebuild(item_vectors, *, num_neighbors):
+        counts["rebuild"] += 1
+        return real_rebuild(item_vectors, num_neighbors=num_neighbors)
+
+    monkeypatch.setattr(train_step, "loss_fn", counted_loss)
+    monkeypatch.setattr(correlation, "rebuild", jax.jit(counted_rebuild, static_argnames="num_neighbors"))
+    model, graphs, state, data = set_up(dataset, TINY)
+    run = train_step.make_run_epoch(model, make_optimizer(TINY))
+    encode = jax.jit(model.encode)
+    seen = []
+    for epoch in range(5):
+        if train_step.rebuild_is_due(epoch, TINY):
+            state, _ = train_step.close_the_loop(state, TINY)
+        state, _ = run(state, graphs, data)
+        state = train_step.feed_back(state, encode(state.params, graphs, state.correlation), TINY)
+        seen.append(dict(counts))
+    assert seen[0]["loss"] > 0
+    assert seen[1]["rebuild"] == 1
+    assert seen[-1] == seen[1]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
+    model, graphs, state, data = set_up(dataset, TINY)
+    run = train_step.make_run_epoch(model, make_optimizer(TINY))
+    state, _ = run(state, graphs, data)
+    encoded = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    state = train_step.feed_back(state, encoded, TINY)
+    np.testing.assert_array_equal(state.item_vectors, encoded.final.items)
+    assert not np.asarray(state.correlation.edges.weight).any()
+    state, kept = train_step.close_the_loop(state, TINY)
+    assert kept == 0
+    assert np.asarray(state.correlation.edges.weight).any()
+    after = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    assert np.abs(np.asarray(after.final.items) - np.asarray(encoded.final.items)).max() > 1e-6
+
+
+def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
+    config = dataclasses.replace(TINY, correlation_momentum=0.75)
+    model, graphs, state, _ = set_up(dataset, config)
+    encoded = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    first = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, config)
+    np.testing.assert_allclose(first.item_vectors, encoded.final.items)
+    half = encoded._replace(final=encoded.final._replace(items=jnp.zeros_like(encoded.final.items)))
+    second = train_step.feed_back(first.replace(epoch=jnp.int32(2)), half, config)
+    np.testing.assert_allclose(second.item_vectors, 0.75 * first.item_vectors, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "due"),
+    [
+        ({}, [1, 2, 3, 4, 5]),
+        ({"correlation_start": 3}, [3, 4, 5]),
+        ({"correlation_period": 2}, [1, 3, 5]),
+        ({"self_loop": False}, []),
+        ({"side_information": False}, []),
+        ({"correlation_into": ()}, []),
+    ],
+)
+def test_when_the_rebuild_is_due(change: dict, due: list[int]):
+    config = dataclasses.replace(TINY, **change)
+    assert [epoch for epoch in range(6) if train_step.rebuild_is_due(epoch, config)] == due
