@@ -25,13 +25,11 @@ class GraphSpec(NamedTuple):
 ARG_SPECS = {
     "plain": GraphSpec(7, 9, 30, 16, ell=True),
     "empty_rows_padded": GraphSpec(30, 12, 20, 64, padding=5, ell=True),
-    "no_edges": GraphSpec(5, 6, 0, 16, padding=3),
-    "one_row": GraphSpec(1, 8, 9, 1),
-    "one_sender": GraphSpec(9, 1, 9, 63),
-    "odd": GraphSpec(11, 13, 60, 63, padding=1),
-    "wide": GraphSpec(6, 7, 40, 128),
-    "wider": GraphSpec(6, 7, 40, 200, padding=2),
-    "hub": GraphSpec(4, 200, 500, 16, ell=True),
+    "no_edges": GraphSpec(5, 6, 0, 1, padding=3),
+    "one_row": GraphSpec(1, 8, 9, 63),
+    "one_sender": GraphSpec(9, 1, 9, 128),
+    "wide": GraphSpec(11, 13, 60, 200, padding=2),
+    "hub": GraphSpec(4, 200, 500, 1, ell=True),
 }
 
 

@@ -125,7 +125,7 @@ def build_graph(
 
 
 def pad_edges(graph: jraph.GraphsTuple, num_edges: int) -> jraph.GraphsTuple:
-    """Appends padding edges of weight 0, so that graphs of different sizes share one shape.
+    """Appends padding edges of weight 0, so that graphs of different sizes share one shape. On the host.
 
     Args:
       graph: a graph of `build_graph`.
@@ -144,27 +144,25 @@ def pad_edges(graph: jraph.GraphsTuple, num_edges: int) -> jraph.GraphsTuple:
         raise ValueError(f"`num_edges` must be at least the graph's {have} edge slots: got {num_edges}.")
 
     def pad(values: Array | None, fill: int = 0) -> Array | None:
-        return None if values is None else jnp.pad(values, (0, extra), constant_values=fill)
+        return None if values is None else jnp.asarray(np.pad(np.asarray(values), (0, extra), constant_values=fill))
 
-    last = max(layout.indptr.shape[0] - 2, 0)
-    slots = jnp.arange(have, num_edges, dtype=jnp.int32)
+    def move_free(blocks: tuple[EllBlock, ...] | None) -> tuple[EllBlock, ...] | None:
+        if blocks is None:
+            return None
+        return _blocks(tuple(b._replace(edges=np.where(b.edges == have, num_edges, b.edges)) for b in blocks))
+
+    t_perm = np.concatenate([np.asarray(layout.t_perm), np.arange(have, num_edges)])
     return graph._replace(
         edges=Edges(pad(edges.weight), pad(edges.relation)),
         senders=pad(graph.senders),
-        receivers=pad(graph.receivers, last),
+        receivers=pad(graph.receivers, max(layout.indptr.shape[0] - 2, 0)),
         globals=layout._replace(
             t_receivers=pad(layout.t_receivers),
-            t_perm=jnp.concatenate([layout.t_perm, slots]),
-            ell=_move_free(layout.ell, have, num_edges),
-            t_ell=_move_free(layout.t_ell, have, num_edges),
+            t_perm=_int32(t_perm),
+            ell=move_free(layout.ell),
+            t_ell=move_free(layout.t_ell),
         ),
     )
-
-
-def _move_free(blocks: tuple[EllBlock, ...] | None, old: int, new: int) -> tuple[EllBlock, ...] | None:
-    if blocks is None:
-        return None
-    return tuple(b._replace(edges=jnp.where(b.edges == old, jnp.int32(new), b.edges)) for b in blocks)
 
 
 def _int32(values: np.ndarray):
@@ -172,4 +170,6 @@ def _int32(values: np.ndarray):
 
 
 def _blocks(blocks: tuple[EllBlock, ...] | None) -> tuple[EllBlock, ...] | None:
-    return None if blocks is None else tuple(EllBlock(*(jnp.asarray(part) for part in block)) for block in blocks)
+    if blocks is None:
+        return None
+    return tuple(EllBlock(*(_int32(np.asarray(part)) for part in block)) for block in blocks)

@@ -34,7 +34,7 @@ if len(sys.argv) > 1:
     native.LIBRARY = Path(sys.argv[1])
 arg_specs.ARG_SPECS["large"] = GraphSpec(300, 500, 20000, 40, padding=3)
 results = []
-for name in ("large", "wider", "one_row", "no_edges", "odd"):
+for name in ("large", "wide", "one_row", "no_edges", "plain", "hub"):
     graph, query, x, vectors, weight = arg_specs.make_args(name, jnp.float32)
     def attend(*args):
         return ops.edge_attention(graph, *args[:3], weight=args[3], implementation="native")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import BFLOAT16_SPECS, DTYPES, assert_close, backends, cases, jit, needs_devices, unchecked
+from battery import DTYPES, assert_close, backends, cases, jit, needs_devices, unchecked
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -16,7 +16,7 @@ from slif_jax.kernels.spmm.arg_specs import ARG_SPECS, make_args
 
 
 def _cotangent(shape, dtype):
-    return jnp.asarray(np.random.default_rng(9).normal(size=shape), dtype)
+    return jnp.asarray(np.random.default_rng(9).normal(size=shape).astype(dtype))
 
 
 def _run_spmm(implementation, spec, dtype):
@@ -85,7 +85,7 @@ def test_sddmm_against_reference(implementation, spec, dtype):
     assert_close(_run_sddmm(implementation, spec, dtype), _sddmm_reference(spec, dtype), dtype)
 
 
-@pytest.mark.parametrize("spec", BFLOAT16_SPECS[:2])
+@pytest.mark.parametrize("spec", ["plain", "wide"])
 def test_default_against_reference(spec):
     assert_close(_run_spmm(None, spec, "float32"), _spmm_reference(spec, "float32"))
     assert_close(_run_sddmm(None, spec, "float32"), _sddmm_reference(spec, "float32"))
