@@ -33,7 +33,8 @@ namespace ffi = xla::ffi;
 namespace {
 constexpr int64_t PFD = 16;    // edges between the prefetch of a row and its use
 constexpr int EB = 16;         // edges of an attention block
-constexpr int PANEL = 96;      // keys of a packed panel
+constexpr int PANEL = 48;      // keys of a packed panel: a multiple of every micro-tile's width
+constexpr int TILE = 480;      // rows or keys whose thresholds are held at once: a multiple of PANEL
 template <int B> struct Vec;   // B bytes
 SLIF_VEC(64) SLIF_VEC(32) SLIF_VEC(16)
 struct Bf16 { uint16_t bits; };
@@ -58,10 +59,12 @@ struct AttentionArgs {
   int64_t n, s, e, k, d;
   float scale;
 };
+struct Share { float p, c; };  // of an edge: its weight, and the scaled cotangent of its logit
 struct BackwardArgs {
   const int32_t *t_ip, *t_ci, *t_perm;
   const float *g, *gl;
-  float *dq, *dx, *dw, *pds;
+  float *dq, *dx, *dw;
+  Share* shares;
 };
 struct TopkArgs {
   const float *q, *packed;
@@ -85,41 +88,46 @@ struct TopkArgs {
   bool backward2(const AttentionArgs& a, const BackwardArgs& g, int64_t s0, int64_t s1, float* drv) {                \
     return backward_columns<B>(a, g, s0, s1, drv);                                                                   \
   }                                                                                                                  \
-  void topk(const TopkArgs& a, int64_t r0, int64_t r1) { topk_rows<B>(a, r0, r1); }
+  void topk(const TopkArgs& a, int64_t r0, int64_t r1) { topk_rows<B>(a, r0, r1); }                                  \
+  void topk_pair(const TopkArgs& a, int64_t r0, int64_t r1, int64_t j0, int64_t j1) {                                \
+    topk_tile<B, true>(a, r0, r1, j0, j1);                                                                           \
+  }                                                                                                                  \
+  void topk_square(const TopkArgs& a, int64_t r0, int64_t r1) { topk_tile<B, false>(a, r0, r1, r0, r1); }
 
 #if SLIF_X86
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
 namespace avx512 {
-#define ANY_ABOVE(A, T_) (_mm512_cmp_ps_mask((__m512)(A), _mm512_set1_ps(T_), _CMP_GT_OQ) != 0)
+#define MASK_GE(A, T_) ((uint32_t)_mm512_cmp_ps_mask((__m512)(A), (__m512)(T_), _CMP_GE_OQ))
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
 #include "topk.inc"
-#undef ANY_ABOVE
+#undef MASK_GE
 SLIF_ENTRIES(64)
 }  // namespace avx512
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 namespace avx2 {
-#define ANY_ABOVE(A, T_) (_mm256_movemask_ps(_mm256_cmp_ps((__m256)(A), _mm256_set1_ps(T_), _CMP_GT_OQ)) != 0)
+#define MASK_GE(A, T_) ((uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(A), (__m256)(T_), _CMP_GE_OQ)))
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
 #include "topk.inc"
-#undef ANY_ABOVE
+#undef MASK_GE
 SLIF_ENTRIES(32)
 }  // namespace avx2
 #pragma GCC pop_options
 #endif
 namespace baseline {
-#define ANY_ABOVE(A, T_) ((A)[0] > (T_) || (A)[1] > (T_) || (A)[2] > (T_) || (A)[3] > (T_))
+AI uint32_t mask4(Vec<16>::i m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8); }
+#define MASK_GE(A, T_) mask4((A) >= (T_))
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
 #include "topk.inc"
-#undef ANY_ABOVE
+#undef MASK_GE
 SLIF_ENTRIES(16)
 }  // namespace baseline
 
