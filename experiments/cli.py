@@ -44,7 +44,7 @@ def config_from_flags() -> Config:
     """
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        value = flags.FLAGS[field.name].value
+        value: Any = flags.FLAGS[field.name].value
         if isinstance(field.default, tuple):
             value = _as_tuple(field.name, value, integers=isinstance(field.default[0], int))
         fields[field.name] = value
@@ -65,7 +65,10 @@ def define_run_flags() -> None:
     """Flags that every program that needs JAX and data has."""
     flags.DEFINE_string("data_dir", None, "Where fetched data sets are kept; default: the user's cache folder.")
     flags.DEFINE_enum(
-        "implementation", "auto", ("auto", "native", "xla", "reference"), "Sparse kernels; auto: the fastest that works here."
+        "implementation",
+        "auto",
+        ("auto", "native", "xla", "reference"),
+        "Sparse kernels; auto: the fastest that works here.",
     )
     flags.DEFINE_string(
         "compilation_cache_dir", None, "Keep compiled programs here, so that the next start is quicker."

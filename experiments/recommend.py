@@ -1,6 +1,6 @@
 """Writes each user's best unseen items, with the ids of the source.
 
-  python -m experiments.recommend --workdir=runs/ml-100k --top=20 --output=recs.tsv
+python -m experiments.recommend --workdir=runs/ml-100k --top=20 --output=recs.tsv
 """
 
 import os
@@ -26,11 +26,13 @@ def main() -> None:
     output = Path(_OUTPUT.value)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
-    ids = None if _USERS.value is None else Path(_USERS.value).read_text().splitlines()
+    listed = _USERS.value
     with ops.default_implementation(flags.FLAGS.implementation):
         trained = load_trained(_WORKDIR.value, data_dir=flags.FLAGS.data_dir)
         dataset = trained.dataset
-        users = np.arange(dataset.num_users) if ids is None else user_indices(dataset, ids, source=_USERS.value)
+        users = np.arange(dataset.num_users)
+        if listed is not None:
+            users = user_indices(dataset, Path(listed).read_text().splitlines(), source=listed)
         partial = output.with_name(output.name + ".partial")
         with partial.open("w", encoding="utf-8") as file:
             lines = write_tsv(top_n(trained.encoded, dataset, users, n=_TOP.value), dataset, file)

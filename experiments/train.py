@@ -1,7 +1,7 @@
 """Trains SLIF-MR and evaluates it on test.
 
-  python -m experiments.train --flagfile=experiments/presets/ml-100k.flags --workdir=runs/ml-100k
-  python -m experiments.train --dataset=path/to/folder --workdir=runs/mine
+python -m experiments.train --flagfile=experiments/presets/ml-100k.flags --workdir=runs/ml-100k
+python -m experiments.train --dataset=path/to/folder --workdir=runs/mine
 """
 
 from absl import flags
@@ -12,9 +12,14 @@ from slif_jax.progress import MODES
 from slif_jax.train import describe_result, train_and_evaluate
 from slif_jax.workdir import RESUME_MODES
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, plots, result.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run: config, metrics, checkpoints, plots, result.", required=True
+)
 _RESUME = flags.DEFINE_enum(
-    "resume", "auto", RESUME_MODES, "auto: go on where there is a run; must: fail where there is none; never: start over."
+    "resume",
+    "auto",
+    RESUME_MODES,
+    "auto: go on where there is a run; must: fail where there is none; never: start over.",
 )
 _PROGRESS = flags.DEFINE_enum("progress", "auto", MODES, "auto: a bar on a terminal, else one line per epoch.")
 _CHECKPOINT_EVERY = flags.DEFINE_integer(

@@ -31,22 +31,23 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(
-                [LatestN(1), BestN(get_metric_fn=lambda metrics: metrics["value"], n=1)]
+                [LatestN(1), BestN(get_metric_fn=lambda metrics: metrics["best_epoch"], n=1)]
             ),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=options, item_names=("state", "progress")
-        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "progress"))
 
-    def save(self, state: TrainState, progress: Progress, value: float) -> None:
-        """Starts to write the state of epoch `progress.epoch`; `value` is its selection metric."""
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Starts to write the state of epoch `progress.epoch`."""
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(dataclasses.asdict(progress)),  # pyright: ignore[reportCallIssue]
         )
-        self._manager.save(progress.epoch, args=args, metrics={"value": value}, force=True)
+        # The newest best is the best: a later epoch that only equals it must not push it out.
+        is_best = progress.best_epoch == progress.epoch
+        metrics = {"best_epoch": progress.epoch if is_best else -1}
+        self._manager.save(progress.epoch, args=args, metrics=metrics, force=True)
 
     def last_epoch(self) -> int | None:
         """The newest saved epoch, or None."""
@@ -79,4 +80,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and lets go of the folder."""
         self._manager.close()
-

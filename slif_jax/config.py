@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,8 @@ class Config:
     correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
     correlation_start: int = _setting(3, "Epochs to train before the first correlation graph is used.", minimum=0)
     correlation_warm_up: str = _setting(
-        "empty", "The correlation graph before that: 'empty', or the 'features' graphs joined.",
+        "empty",
+        "The correlation graph before that: 'empty', or the 'features' graphs joined.",
         choices=("empty", "features"),
     )
     correlation_period: int = _setting(1, "Epochs between two rebuilds.", minimum=1)
@@ -69,13 +71,14 @@ class Config:
 
     # Losses
     loss: str = _setting(
-        "bpr", "'bpr', or 'softmax' over the sampled negatives and the positives of the batch.",
+        "bpr",
+        "'bpr', or 'softmax' over the sampled negatives and the positives of the batch.",
         choices=("bpr", "softmax"),
     )
     num_negatives: int = _setting(1, "Negatives per positive, never a training item of that user.", minimum=1)
-    softmax_temperature: float = _setting(0.2, "Temperature of the softmax loss (cosine scores).", above=0.0)
+    softmax_temperature: float = _setting(0.2, "Temperature of the softmax loss (cosine scores).", minimum=1e-3)
     consistency_weight: float = _setting(0.01, "Weight lambda_c.", minimum=0.0)
-    consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", above=0.0)
+    consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", minimum=1e-3)
     consistency_batch: int = _setting(256, "Rows of a batch that take part in the contrast.", minimum=2)
     knowledge_weight: float = _setting(0.1, "Weight lambda_kg of the translation loss on triples.", minimum=0.0)
     knowledge_batch: int = _setting(2048, "Triples per step.", minimum=1)
@@ -99,8 +102,8 @@ class Config:
             value = getattr(self, field.name)
             for item in value if isinstance(value, tuple) else (value,):
                 _check(field.name, item, field.metadata)
-        if not self.topk:
-            raise ValueError("`topk` must name at least one cut-off.")
+        if not self.topk or len(set(self.topk)) < len(self.topk):
+            raise ValueError(f"`topk` must name at least one cut-off, each once: got {self.topk}.")
         metrics = [f"{name}@{k}" for name in METRIC_NAMES for k in self.topk]
         if self.select_on not in metrics:
             raise ValueError(f"`select_on` must be one of {', '.join(metrics)}: got '{self.select_on}'.")
@@ -130,7 +133,8 @@ class Config:
                 close = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise ValueError(f"Config has no field '{name}'.{hint}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 METRIC_NAMES = ("recall", "ndcg", "precision", "hit", "map", "mrr")
@@ -147,6 +151,8 @@ def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices = metadata.get("choices")
     if choices and value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}: got '{value}'.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number: got {value}.")
     for rule, (words, holds) in _RULES.items():
         if rule in metadata and not holds(value, metadata[rule]):
             raise ValueError(f"`{name}` must be {words} {metadata[rule]}: got {value}.")

@@ -8,7 +8,7 @@ import jraph
 from jax import Array
 from jaxtyping import Float, Int
 
-from slif_jax.graphs import Graphs, nearest_neighbors, neighbor_graph
+from slif_jax.graphs import Graphs, edge_weights, item_features, nearest_neighbors, neighbor_graph
 from slif_jax.losses import normalise_rows
 
 
@@ -55,10 +55,15 @@ def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) ->
 
     Returns:
       A graph shaped like that of `rebuild`; the empty one where there is no modality.
+
+    Raises:
+      ValueError: on another kind.
     """
+    if kind not in ("empty", "features"):
+        raise ValueError(f"`kind` must be 'empty' or 'features': got '{kind}'.")
     if kind == "empty" or not graphs.features:
         return empty(num_items, num_neighbors)
-    sides = [normalise_rows(graph.nodes.x) for graph in graphs.features.values()]
+    sides = [normalise_rows(item_features(graph).x) for graph in graphs.features.values()]
     return rebuild(jnp.concatenate(sides, axis=1), num_neighbors=num_neighbors)
 
 
@@ -90,14 +95,12 @@ def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, 
     Returns:
       `[I, k]` item ids, -1 where an edge has weight 0.
     """
-    ids = jnp.where(correlation.edges.weight > 0, correlation.senders, -1)
+    ids = jnp.where(edge_weights(correlation) > 0, jnp.asarray(correlation.senders), -1)
     return ids.reshape(-1, num_neighbors)
 
 
 @functools.partial(jax.jit, static_argnames="num_neighbors")
-def share_kept(
-    before: jraph.GraphsTuple, after: jraph.GraphsTuple, *, num_neighbors: int
-) -> Float[Array, ""]:
+def share_kept(before: jraph.GraphsTuple, after: jraph.GraphsTuple, *, num_neighbors: int) -> Float[Array, ""]:
     """How much of the graph survived a rebuild.
 
     Args:

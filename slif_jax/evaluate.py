@@ -50,8 +50,8 @@ class Evaluation(NamedTuple):
         return self._means(self.has_history)
 
     def cold_user_means(self) -> dict[str, float]:
-        """Means over the users without training interactions, and their number."""
-        return {"users": int((~self.has_history).sum()), **self._means(~self.has_history)}
+        """Means over the users without training interactions."""
+        return self._means(~self.has_history)
 
     def _means(self, mask: np.ndarray) -> dict[str, float]:
         if not mask.any():
@@ -148,9 +148,14 @@ def evaluate_vectors(vectors: Vectors, task: RankingTask, dataset: Dataset, conf
 
     Returns:
       `Evaluation`.
+
+    Raises:
+      ValueError: if the task was built for another block size.
     """
     block = config.eval_block
     num_rows = task.users.shape[0]
+    if num_rows % block:
+        raise ValueError(f"`task` has {num_rows} rows, no multiple of eval_block={block}. Build it with that block.")
     parts = [rank_block(vectors, task, np.int32(i), topk=config.topk, block=block) for i in range(0, num_rows, block)]
     names = metric_names(config.topk)
     relevant = np.diff(np.asarray(task.relevant_indptr)) > 0

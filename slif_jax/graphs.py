@@ -4,7 +4,7 @@ Every graph has its edges sorted by receiver and static shapes. `edges` is `Edge
 `Layout` that the sparse kernels use, `nodes` is None except in a feature graph, where it is `ItemFeatures`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.kernels.layout import build_graph, fixed_degree_graph
+from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
 from slif_jax.losses import normalise_rows
 
 
@@ -40,6 +40,21 @@ class Graphs(NamedTuple):
     """Entities, the items first; each triple (h, r, t) as t -> h with relation r and h -> t with relation r + R."""
     features: dict[str, jraph.GraphsTuple]
     """Per modality, the k nearest items by cosine of the raw features, symmetric-normalised."""
+
+
+def item_features(graph: jraph.GraphsTuple) -> ItemFeatures:
+    """The node features of a feature graph."""
+    return cast(ItemFeatures, graph.nodes)
+
+
+def edge_weights(graph: jraph.GraphsTuple) -> Float[Array, " e"]:
+    """The weights of a weighted graph's edges."""
+    return cast(Array, edges_of(graph).weight)
+
+
+def num_receivers(graph: jraph.GraphsTuple) -> int:
+    """How many nodes the graph's edges end at."""
+    return layout_of(graph).indptr.shape[0] - 1
 
 
 def symmetric_normalise(
@@ -127,7 +142,7 @@ def used_modalities(dataset: Dataset, config: Config) -> tuple[str, ...]:
         if name not in dataset.features:
             known = ", ".join(sorted(dataset.features)) or "no modality"
             raise ValueError(f"`modalities` names '{name}', but {dataset.name} has {known}.")
-    return tuple(sorted(config.modalities))
+    return tuple(sorted(set(config.modalities)))
 
 
 def knowledge_graph(dataset: Dataset) -> jraph.GraphsTuple:
@@ -180,12 +195,11 @@ def _feature_graph(
     neighbors, weights = nearest[name]
     present = features[name].present
     missing = ~present
-    for other in nearest:
-        borrowed = (missing & features[other].present)[:, None]
-        usable = borrowed & (nearest[other][0] >= 0) & present[nearest[other][0]]
-        neighbors = jnp.where(usable, nearest[other][0], neighbors)
-        weights = jnp.where(usable, nearest[other][1], weights)
-        missing = missing & ~features[other].present
+    for other_neighbors, other_weights in nearest.values():
+        usable = missing[:, None] & (other_neighbors >= 0) & present[other_neighbors]
+        neighbors = jnp.where(usable, other_neighbors, neighbors)
+        weights = jnp.where(usable, other_weights, weights)
+        missing = missing & ~jnp.any(usable, axis=1)
     return _neighbor_graph(neighbors, weights)._replace(nodes=features[name])
 
 

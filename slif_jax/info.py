@@ -14,9 +14,7 @@ def describe() -> str:
     for op in dispatch.OPS:
         here = [name for name in dispatch.NAMES[op] if ops.is_supported(op, name)]
         lines.append(f"{op}: uses {dispatch.default_order(op)[0]}; here: {', '.join(here)}")
-        lines += [
-            f"  {name} is absent: {ops.why_not(op, name)}" for name in dispatch.NAMES[op] if name not in here
-        ]
+        lines += [f"  {name} is absent: {ops.why_not(op, name)}" for name in dispatch.NAMES[op] if name not in here]
     return "\n".join(lines)
 
 

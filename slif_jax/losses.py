@@ -23,9 +23,7 @@ def normalise_rows(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     return jnp.where(safe, x * jax.lax.rsqrt(jnp.where(safe, squared, 1.0)), 0.0)
 
 
-def bpr_loss(
-    positive_scores: Float[Array, " b"], negative_scores: Float[Array, "b n"]
-) -> Float[Array, " b"]:
+def bpr_loss(positive_scores: Float[Array, " b"], negative_scores: Float[Array, "b n"]) -> Float[Array, " b"]:
     """Bayesian personalised ranking: -log sigmoid(score of the positive - score of a negative).
 
     Args:

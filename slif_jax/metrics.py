@@ -38,7 +38,7 @@ def ranking_metrics(
     hit_counts = jnp.cumsum(gain, axis=1)
     dcg = jnp.cumsum(gain * discount[None, :], axis=1)
     precision_sums = jnp.cumsum(gain * hit_counts / rank[None, :], axis=1)
-    first_hit = gain * (hit_counts == 1.0) / rank[None, :]
+    first_hit = jnp.where(hit_counts == 1.0, gain, 0.0) / rank[None, :]
     reciprocal = jnp.cumsum(first_hit, axis=1)
 
     columns: dict[str, list[Array]] = {name: [] for name in METRIC_NAMES}

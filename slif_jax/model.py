@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.graphs import Graphs, used_modalities, uses_knowledge
+from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
 from slif_jax.propagate import attend_knowledge, propagate, propagate_features
 
 Params = dict[str, Any]
@@ -76,9 +76,7 @@ class SlifMr(nn.Module):
                 for name in self.modalities
             }
         if self.knowledge:
-            self.entity_embedding = self.param(
-                "entity_embedding", table, (self.num_entities - self.num_items, width)
-            )
+            self.entity_embedding = self.param("entity_embedding", table, (self.num_entities - self.num_items, width))
             self.relation_vectors = self.param("relation_vectors", _around_one, (2 * self.num_relations, width))
             self.translations = self.param("translations", table, (self.num_relations, width))
             self.queries = [_dense(width, f"query_{hop}", bias=False) for hop in range(config.knowledge_layers)]
@@ -122,8 +120,9 @@ class SlifMr(nn.Module):
     def _modality(self, name: str, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
         config, graph = self.config, graphs.features[name]
-        gate = nn.sigmoid(self.purifiers[name](self.projections[name](graph.nodes.x)))
-        purified = jnp.where(graph.nodes.present[:, None], self.item_embedding * gate, 0.0)
+        x, present = item_features(graph)
+        gate = nn.sigmoid(self.purifiers[name](self.projections[name](x)))
+        purified = jnp.where(present[:, None], self.item_embedding * gate, 0.0)
         use_correlation = config.correlates("features")
         share = config.feature_correlation
         if use_correlation and config.learn_feature_correlation:
@@ -184,9 +183,7 @@ class SlifMr(nn.Module):
         return self.apply({"params": params}, graphs, correlation)  # pyright: ignore[reportReturnType]
 
     @nn.nowrap
-    def encode_views(
-        self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple
-    ) -> tuple[Views, Views]:
+    def encode_views(self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
         """The views of all users and of all items, not yet fused.
 
         Fusion works row by row, so a train step fuses only the rows of its batch: see `fuse`.

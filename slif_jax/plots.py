@@ -17,21 +17,25 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
     Returns:
       The files written: `loss.png`, `validation.png`, and `correlation.png` where the graph was rebuilt.
     """
-    import matplotlib  # noqa: PLC0415 (slow to import, and only needed here)
+    if not rows:
+        return []
+    import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
 
-    def draw(name: str, title: str, label: str, lines: dict[str, tuple[list[int], list[float]]], **options: Any) -> None:
+    def draw(
+        name: str, title: str, label: str, lines: dict[str, tuple[list[int], list[float]]], **options: Any
+    ) -> None:
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         for text, (x, y) in lines.items():
             axes.plot(x, y, label=text, marker="o" if len(x) < 3 else None)
         axes.set(title=title, xlabel="epoch", ylabel=label, **options)
         axes.grid(alpha=0.3)
-        if "mark" in name or name == "validation":
+        if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
         axes.legend()
         figure.savefig(folder / f"{name}.png", dpi=120)

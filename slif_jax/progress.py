@@ -2,11 +2,12 @@
 
 import sys
 import time
-from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import Any, Protocol, Self, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 Row = dict[str, Any]
 MODES = ("auto", "bar", "line", "off")
@@ -24,11 +25,9 @@ class Reporter(Protocol):
         """An epoch is done; `row` is its line of `metrics.jsonl`, `best` the best validation value so far."""
         ...
 
-    def __enter__(self) -> "Reporter": ...
+    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: object, error: object, trace: object) -> None: ...
 
 
 def make_reporter(mode: str, *, epochs: int, start: int, metric: str) -> Reporter:
@@ -76,10 +75,10 @@ class _Silent:
     def epoch(self, row: Row, *, best: float) -> None:
         del row, best
 
-    def __enter__(self) -> "_Silent":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         return None
 
 
@@ -96,20 +95,30 @@ class _Lines(_Silent):
         per_epoch = (time.monotonic() - self._began) / max(epoch - self._start, 1)
         left = _clock((self._epochs - epoch) * per_epoch)
         parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
-        print(f"epoch {epoch}/{self._epochs}: {', '.join(parts)}, {per_epoch:.2f} s/epoch, at most {left} left", flush=True)
+        print(
+            f"epoch {epoch}/{self._epochs}: {', '.join(parts)}, {per_epoch:.2f} s/epoch, at most {left} left",
+            flush=True,
+        )
+
+
+class _TwoLines(Progress):
+    """The bar, and below it what the last epoch gave: both fit a narrow terminal."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["text"]) for task in self.tasks)
 
 
 class _Bar(_Silent):
     def __init__(self, epochs: int, start: int, metric: str) -> None:
         self._metric = metric
-        self._bar = Progress(
+        self._bar = _TwoLines(
             TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
             console=Console(stderr=True),
         )
         self._task = self._bar.add_task("epochs", total=epochs, completed=start, text="compiling")
@@ -121,11 +130,11 @@ class _Bar(_Silent):
         parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
         self._bar.update(self._task, completed=row["epoch"], text=", ".join(parts))
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._bar.stop()
 
 

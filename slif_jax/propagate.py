@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from slif_jax import ops
+from slif_jax.graphs import edge_weights, num_receivers
 from slif_jax.ops import AttentionOutput
 
 
@@ -102,14 +103,14 @@ def attend_knowledge(
     """One hop of relation-aware attention over the knowledge graph.
 
     Messages are x_tail * w_relation; the weights are a softmax, over all edges of a receiver, of their inner product
-    with the receiver's query. Correlation edges take part in the same softmax with a relation of their own.
+    with the receiver's query over sqrt(D). Correlation edges take part in the same softmax, with their own relation.
 
     Args:
       graph: knowledge graph over N entities, the I items first.
       query: `[N, D]`.
       x: `[N, D]` entity vectors.
       relation_vectors: `[2R, D]`.
-      correlation: item-item edges, or None.
+      correlation: item-item edges; they take part if `correlation_relation` is given too.
       correlation_relation: `[1, D]`, their relation vector.
       correlation_weight: how much an average correlation edge weighs next to a triple before the softmax. Static.
 
@@ -123,17 +124,18 @@ def attend_knowledge(
     """
     _check_rows(graph, x)
     triples = ops.edge_attention(graph, query, x, relation_vectors)
-    if correlation is None:
+    if correlation is None or correlation_relation is None:
         return triples.values
-    num_items = correlation.globals.indptr.shape[0] - 1
-    degree = correlation.senders.shape[0] / num_items
-    edges = correlation.edges._replace(relation=jnp.zeros_like(correlation.senders))
+    num_items = num_receivers(correlation)
+    weight = edge_weights(correlation)
+    relation = jnp.zeros(weight.shape, jnp.int32)
+    degree = relation.shape[0] / num_items
     related = ops.edge_attention(
-        correlation._replace(edges=edges),
+        correlation._replace(edges=ops.Edges(weight, relation)),
         query[:num_items],
         x[:num_items],
         correlation_relation,
-        weight=edges.weight * (degree * correlation_weight),
+        weight=weight * (degree * correlation_weight),
     )
     items = AttentionOutput(triples.values[:num_items], triples.logsumexp[:num_items])
     return jnp.concatenate([merge_attention(items, related), triples.values[num_items:]])
@@ -158,6 +160,6 @@ def merge_attention(a: AttentionOutput, b: AttentionOutput) -> Float[Array, "n d
 
 
 def _check_rows(graph: jraph.GraphsTuple, x: Array) -> None:
-    num_nodes = graph.globals.indptr.shape[0] - 1
+    num_nodes = num_receivers(graph)
     if x.shape[0] != num_nodes:
         raise ValueError(f"`x` must have one row per node: got x.shape={x.shape} for a graph of {num_nodes} nodes.")

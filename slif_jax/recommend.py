@@ -54,11 +54,10 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
       WorkdirError: if the folder holds no run or no checkpoint, or was trained on other data.
     """
     folder = Workdir(workdir)
-    stored = folder.read_json("config.json")
+    stored = folder.stored_config()
     if stored is None:
         raise WorkdirError(f"{folder.path} holds no config.json of a run. Train first: python -m experiments.train.")
-    fingerprint = stored.pop("data_fingerprint", None)
-    config = Config.from_dict(stored)
+    config, fingerprint = stored
     dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
     if fingerprint != dataset.fingerprint:
         raise WorkdirError(f"{folder.path} was trained on other data than '{config.dataset}' holds now.")
@@ -109,13 +108,24 @@ def top_n(
 
     Yields:
       `Recommendations` for at most `block` users.
+
+    Raises:
+      ValueError: if `users` are not distinct and ascending, or no users of the data.
     """
-    pairs = known_items(dataset) if seen is None else seen
+    users = np.asarray(users)
+    if np.any(np.diff(users) <= 0) or np.any(users < 0) or np.any(users >= dataset.num_users):
+        raise ValueError(f"`users` must be distinct, ascending and in [0, {dataset.num_users}).")
+    indptr, items = csr_rows(known_items(dataset) if seen is None else seen, users, dataset.num_users)
+    block = min(block, max(len(users), 1))
     for start in range(0, len(users), block):
-        chosen = users[start : start + block]
-        indptr, items = csr_rows(pairs, chosen, dataset.num_users)
-        ranked = _rank(encoded.final.users[chosen], encoded.final.items, indptr, items, num_items=n)
-        yield Recommendations(chosen, np.asarray(ranked.indices), np.asarray(ranked.values))
+        # Every block has the same shapes, the last one with empty rows at its end: compiled once.
+        rows = np.arange(start, start + block).clip(max=len(users) - 1)
+        bounds = indptr[np.arange(start, start + block + 1).clip(max=len(users))]
+        ranked = _rank(encoded.final.users[users[rows]], encoded.final.items, bounds, items, num_items=n)
+        real = len(users[start : start + block])
+        yield Recommendations(
+            users[start : start + block], np.asarray(ranked.indices)[:real], np.asarray(ranked.values)[:real]
+        )
 
 
 def write_tsv(blocks: Iterator[Recommendations], dataset: Dataset, file: TextIO) -> int:

@@ -132,9 +132,7 @@ def sample_batch(
     return Batch(users, positives, negatives, (real & possible).astype(jnp.float32))
 
 
-def sample_triples(
-    rng: PRNGKeyArray, triples: Int[Array, "t 3"], *, num_entities: int, batch_size: int
-) -> TripleBatch:
+def sample_triples(rng: PRNGKeyArray, triples: Int[Array, "t 3"], *, num_entities: int, batch_size: int) -> TripleBatch:
     """Triples with uniformly corrupted tails.
 
     Args:

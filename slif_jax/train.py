@@ -79,13 +79,13 @@ def train_and_evaluate(
         checkpoints = Checkpoints(folder.checkpoints)
         if found and (last := checkpoints.last_epoch()) is not None:
             state, status = checkpoints.restore(state, last)
-        folder.keep_metrics(status.epoch)
         examples = training_data(dataset)
         tasks = {split: ranking_task(dataset, split, config.eval_block) for split in ("valid", "test")}
     done = _finished(folder, config, status)
     if done is not None:
         checkpoints.close()
         return done
+    folder.keep_metrics(status.epoch)
     for phase, value in status.seconds.items():
         seconds[phase] = seconds.get(phase, 0.0) + value
 
@@ -116,8 +116,9 @@ def train_and_evaluate(
             row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
             folder.append_metrics(row)
             if is_best or status.epoch % checkpoint_every == 0 or status.epoch == config.epochs:
-                checkpoints.save(state, status, valid.get(config.select_on, -1.0))
+                checkpoints.save(state, status)
             reporter.epoch(row, best=status.best_value)
+        checkpoints.wait()
         if not len(dataset.valid):
             status = dataclasses.replace(status, best_epoch=status.epoch)
         elif status.best_epoch != status.epoch:
@@ -191,7 +192,7 @@ def _result(
         "valid": status.best_metrics,
         "test": test.means(),
         "test_users": int(test.has_history.sum()),
-        "test_users_without_history": test.cold_user_means(),
+        "test_without_history": {"users": int((~test.has_history).sum()), **test.cold_user_means()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -200,7 +201,9 @@ def _result(
 def describe_result(result: dict[str, Any]) -> str:
     """Three lines for people: what was reached, on what, in which time."""
     seconds = result["seconds"]
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg")))
+    scores = ", ".join(
+        f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg"))
+    )
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, chosen on validation.\n"
         f"Test ({result['protocol']}, {result['test_users']} users): {scores}\n"

@@ -5,10 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import jraph
 import optax
-from jax import Array
-from jaxtyping import Float, Int, PRNGKeyArray
 
 from slif_jax import correlation as correlation_lib
 from slif_jax.config import Config
@@ -16,20 +13,24 @@ from slif_jax.graphs import Graphs
 from slif_jax.model import SlifMr
 
 
-@flax.struct.dataclass
-class TrainState:
-    """The state between two epochs. A step's key is `fold_in(rng, step)`."""
+class TrainState(flax.struct.PyTreeNode):
+    """The state between two epochs. A step's key is `fold_in(rng, step)`.
 
-    step: Int[Array, ""]
-    epoch: Int[Array, ""]
-    """Epochs finished."""
+    The leaves are arrays, or what JAX puts in their place (shapes, shardings): hence no types here.
+    """
+
+    step: Any
+    """int32 scalar."""
+    epoch: Any
+    """int32 scalar, epochs finished."""
     params: Any
     opt_state: Any
-    rng: PRNGKeyArray
-    correlation: jraph.GraphsTuple
-    """S of the epoch that was last run."""
-    item_vectors: Float[Array, "items d"]
-    """Z, what the next rebuild is fed with."""
+    rng: Any
+    """A new-style key."""
+    correlation: Any
+    """`jraph.GraphsTuple`: S of the epoch that was last run."""
+    item_vectors: Any
+    """`[I, D]` float32: Z, what the next rebuild is fed with."""
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

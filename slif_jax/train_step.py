@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jraph
 import optax
 from jax import Array
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from slif_jax import correlation, losses, sampling
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.graphs import Graphs
+from slif_jax.graphs import Graphs, item_features
 from slif_jax.model import Encoded, Params, SlifMr, Views
 from slif_jax.sampling import Batch, Interactions, TripleBatch
 from slif_jax.train_state import TrainState
@@ -37,7 +38,7 @@ def loss_fn(
     params: Params,
     model: SlifMr,
     graphs: Graphs,
-    correlation_graph: object,
+    correlation_graph: jraph.GraphsTuple,
     batch: Batch,
     triples: TripleBatch | None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -72,7 +73,9 @@ def loss_fn(
     parts = {"recommendation": mean(_recommendation_loss(final_users, positives, negatives, batch, config))}
     parts["consistency"] = jnp.zeros(())
     if config.consistency and config.side_information and all_users.sides:
-        parts["consistency"] = config.consistency_weight * _consistency_loss(all_users, all_items, graphs, batch, config)
+        parts["consistency"] = config.consistency_weight * _consistency_loss(
+            all_users, all_items, graphs, batch, config
+        )
     parts["knowledge"] = jnp.zeros(())
     if triples is not None:
         parts["knowledge"] = config.knowledge_weight * jnp.mean(_knowledge_loss(params, triples, model.num_items))
@@ -115,7 +118,7 @@ def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch:
     ids = batch.positives[:rows]
     users, items = all_users.take(batch.users[:rows]), all_items.take(ids)
     first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
-    has = {name: graph.nodes.present[ids] for name, graph in graphs.features.items()}
+    has = {name: item_features(graph).present[ids] for name, graph in graphs.features.items()}
 
     def contrast(pair: tuple[Array, Array, Array]) -> Array:
         anchors, others, mask = pair
@@ -184,9 +187,7 @@ def make_train_step(
             triples = sampling.sample_triples(
                 triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
             )
-        grads, parts = jax.grad(loss_fn, has_aux=True)(
-            state.params, model, graphs, state.correlation, batch, triples
-        )
+        grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), parts
@@ -194,9 +195,7 @@ def make_train_step(
     return train_step
 
 
-def make_run_epoch(
-    model: SlifMr, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Graphs, TrainingData], tuple[TrainState, dict[str, Array]]]:
+def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stages.Wrapped:
     """A jitted function that runs a whole epoch as one `lax.scan`; the state is donated.
 
     Args:
@@ -210,9 +209,7 @@ def make_run_epoch(
     config = model.config
     train_step = make_train_step(model, tx)
 
-    def run_epoch(
-        state: TrainState, graphs: Graphs, data: TrainingData
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def run_epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, dict[str, Array]]:
         order_rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
         order = sampling.epoch_order(order_rng, data.interactions.users.shape[0], config.batch_size)
 
@@ -255,4 +252,3 @@ def feed_back(state: TrainState, encoded: Encoded, config: Config) -> TrainState
         state.item_vectors, encoded.final.items, momentum=config.correlation_momentum, first=state.epoch == 1
     )
     return state.replace(item_vectors=vectors)
-

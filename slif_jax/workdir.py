@@ -14,7 +14,18 @@ import jax
 
 from slif_jax.config import Config
 
-PACKAGES = ("slif_jax", "jax", "jaxlib", "flax", "optax", "jraph", "orbax-checkpoint", "numpy", "polars", "scikit-learn")
+PACKAGES = (
+    "slif_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "jraph",
+    "orbax-checkpoint",
+    "numpy",
+    "polars",
+    "scikit-learn",
+)
 
 
 RESUME_MODES = ("auto", "never", "must")
@@ -50,22 +61,23 @@ class Workdir:
         Raises:
           WorkdirError: if the folder belongs to another configuration or other data, or holds files that are no run.
         """
-        if resume == "never":
-            self._remove_run()
-        stored = self.read_json("config.json")
+        if resume not in RESUME_MODES:
+            raise ValueError(f"`resume` must be one of {', '.join(RESUME_MODES)}: got '{resume}'.")
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f"{self.path} is a file. Name a folder with --workdir.")
+        removed = resume == "never" and self._remove_run()
+        stored = self.stored_config()
         if stored is None:
             if resume == "must":
                 raise WorkdirError(f"{self.path} holds no run to resume. Train with --resume=auto first.")
-            if self.path.is_dir() and any(self.path.iterdir()) and not self.checkpoints.is_dir():
+            if self.path.is_dir() and any(self.path.iterdir()) and not removed:
                 raise WorkdirError(f"{self.path} holds files, but no config.json of a run. Name an empty --workdir.")
-            if self.path.exists() and not self.path.is_dir():
-                raise WorkdirError(f"{self.path} is a file. Name a folder with --workdir.")
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json("config.json", {**config.to_dict(), "data_fingerprint": data_fingerprint})
             self.write_json("environment.json", environment())
             return False
-        fingerprint = stored.pop("data_fingerprint", None)
-        differences = config_differences(stored, config)
+        was, fingerprint = stored
+        differences = config_differences(was, config)
         if differences:
             raise WorkdirError(
                 f"{self.path} belongs to another configuration: {'; '.join(differences)}. "
@@ -79,13 +91,29 @@ class Workdir:
         self.write_json("config.json", {**config.to_dict(), "data_fingerprint": data_fingerprint})
         return True
 
-    def _remove_run(self) -> None:
+    def stored_config(self) -> tuple[Config, str] | None:
+        """The configuration of the run in this folder and the hash of its data, or None where there is no run.
+
+        Raises:
+          WorkdirError: if `config.json` is no configuration of this version.
+        """
+        stored = self.read_json("config.json")
+        if stored is None:
+            return None
+        try:
+            fingerprint = str(stored.pop("data_fingerprint", ""))
+            return Config.from_dict(stored), fingerprint
+        except (AttributeError, TypeError, ValueError) as error:
+            raise WorkdirError(f"{self.path / 'config.json'} is no configuration of this version: {error}") from None
+
+    def _remove_run(self) -> bool:
         if not (self.path / "config.json").is_file():
-            return
+            return False
         for folder in (self.checkpoints, self.plots):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt"):
             (self.path / name).unlink(missing_ok=True)
+        return True
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a file, or None where there is no such file."""
@@ -96,6 +124,8 @@ class Workdir:
             return json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise WorkdirError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+        except UnicodeDecodeError:
+            raise WorkdirError(f"{path} is not UTF-8 text.") from None
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a file at once: a reader sees the old one or the new one."""
@@ -130,10 +160,9 @@ class Workdir:
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def config_differences(stored: dict[str, Any], config: Config) -> list[str]:
+def config_differences(stored: Config, config: Config) -> list[str]:
     """Where a saved config differs, as 'field is a, was b'; `epochs` may differ."""
-    now = config.to_dict()
-    was = Config.from_dict(stored).to_dict()
+    now, was = config.to_dict(), stored.to_dict()
     return [f"{name} is {now[name]}, was {was[name]}" for name in now if name != "epochs" and now[name] != was[name]]
 
 

@@ -55,4 +55,3 @@ def _shared(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"the data set {name} is not beside the repository ({folder})")
     return folder
-

@@ -56,8 +56,11 @@ def folder(tmp_path: Path) -> Path:
     """A good data set to be spoilt."""
     made = tmp_path / "data"
     made.mkdir()
-    rows = [f"{user}\t{(user + step) % 6}\t{split}" for user in range(5) for step, split in
-            enumerate(("train", "train", "train", "valid", "test"))]
+    rows = [
+        f"{user}\t{(user + step) % 6}\t{split}"
+        for user in range(5)
+        for step, split in enumerate(("train", "train", "train", "valid", "test"))
+    ]
     (made / "interactions.tsv").write_text("user\titem\tsplit\n" + "\n".join(rows) + "\n")
     np.save(made / "visual.npy", np.ones((6, 3), np.float32))
     return made
@@ -184,8 +187,11 @@ def test_recommend_writes_original_ids_without_seen_items(finished: Path, tmp_pa
     dataset = data.load(json.loads((finished / "config.json").read_text())["dataset"])
     rows = [line.split("\t") for line in output.read_text().splitlines()]
     assert rows[0][:4] == ["user", "rank", "item", "score"]
-    seen = {(str(dataset.user_ids[u]), str(dataset.item_ids[i])) for part in
-            (dataset.train, dataset.valid, dataset.test) for u, i in part}
+    seen = {
+        (str(dataset.user_ids[u]), str(dataset.item_ids[i]))
+        for part in (dataset.train, dataset.valid, dataset.test)
+        for u, i in part
+    }
     assert len(rows) == 1 + 5 * dataset.num_users
     assert not seen & {(user, item) for user, _, item, *_ in rows[1:]}
     assert [float(row[3]) for row in rows[1:6]] == sorted((float(row[3]) for row in rows[1:6]), reverse=True)

@@ -11,7 +11,7 @@ from slif_jax import correlation
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.data.synthetic import synthetic
-from slif_jax.graphs import build_graphs
+from slif_jax.graphs import build_graphs, edge_weights
 from slif_jax.model import Encoded, make_model
 
 SMALL = Config(dataset="synthetic", width=8, correlation_neighbors=4, feature_neighbors=4)
@@ -106,9 +106,7 @@ def test_an_item_without_features_and_neighbours_has_an_empty_view(dataset: Data
     visual = dataset.features["visual"]
     present = np.array(visual.present)
     present[3] = False
-    only = dataclasses.replace(
-        dataset, features={"visual": dataclasses.replace(visual, present=present)}
-    )
+    only = dataclasses.replace(dataset, features={"visual": dataclasses.replace(visual, present=present)})
     encoded, _ = encode(only, config)
     np.testing.assert_array_equal(encoded.items.sides["visual"][3], 0.0)
     assert np.abs(np.asarray(encoded.items.sides["visual"][present])).max() > 0
@@ -129,7 +127,7 @@ def test_an_item_without_one_modality_borrows_neighbours_of_another(dataset: Dat
     graphs = build_graphs(both, SMALL)
     k = SMALL.feature_neighbors
     own = np.asarray(graphs.features["visual"].senders).reshape(-1, k)
-    weights = np.asarray(graphs.features["visual"].edges.weight).reshape(-1, k)
+    weights = np.asarray(edge_weights(graphs.features["visual"])).reshape(-1, k)
     borrowed = np.asarray(graphs.features["text"].senders).reshape(-1, k)
     np.testing.assert_array_equal(own[3], borrowed[3])
     assert (weights[3] > 0).all()
@@ -149,7 +147,9 @@ def test_fusing_rows_equals_rows_of_the_fused(dataset: Dataset):
     _, items = jax.jit(model.encode_views)(params, graphs, graph)
     ids = jnp.array([4, 4, 0, 29])
     np.testing.assert_allclose(
-        jax.jit(model.fuse)(params, items.take(ids))[0], jax.jit(model.encode)(params, graphs, graph).final.items[ids], atol=1e-6
+        jax.jit(model.fuse)(params, items.take(ids))[0],
+        jax.jit(model.encode)(params, graphs, graph).final.items[ids],
+        atol=1e-6,
     )
 
 

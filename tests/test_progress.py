@@ -63,7 +63,7 @@ def test_off_is_silent(capsys):
     "columns",
     [
         "200",
-        pytest.param("80", marks=pytest.mark.xfail(strict=True, reason="the text pushes the bar off the line")),
+        "80",
     ],
 )
 def test_a_bar_goes_to_standard_error(capsys, monkeypatch, columns):

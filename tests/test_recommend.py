@@ -190,7 +190,7 @@ def test_the_best_epoch_is_restored_not_the_last(run):
     for epoch, scale in ((1, 1.0), (2, -3.0)):
         params = jax.tree.map(lambda x, scale=scale: x * scale, state.params)
         states[epoch] = state.replace(epoch=jnp.asarray(epoch, jnp.int32), params=params)
-        checkpoints.save(states[epoch], Progress(epoch=epoch, best_epoch=1, best_value=0.5), 0.5 / epoch)
+        checkpoints.save(states[epoch], Progress(epoch=epoch, best_epoch=1, best_value=0.5))
     checkpoints.close()
     trained = recommend.load_trained(run.path)
     assert (trained.epoch, trained.config) == (1, CONFIG)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +58,7 @@ def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: D
     batch = sampling.sample_batch(
         jax.random.key(2), data.interactions, index, num_items=dataset.num_items, num_negatives=2
     )
-    triples = sampling.sample_triples(
-        jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16
-    )
+    triples = sampling.sample_triples(jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16)
 
     @jax.jit
     def loss_of(params: dict) -> jax.Array:
@@ -111,7 +110,7 @@ def test_padding_does_not_change_the_loss(dataset: Dataset):
 @pytest.mark.usefixtures("standard_promotion")
 def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     counts = {"loss": 0, "rebuild": 0}
-    real_loss, real_rebuild = train_step.loss_fn, correlation.rebuild.__wrapped__
+    real_loss, real_rebuild = train_step.loss_fn, inspect.unwrap(correlation.rebuild)
 
     def counted_loss(*args):
         counts["loss"] += 1
