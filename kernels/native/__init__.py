@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 LIBRARY = Path(__file__).resolve().parent / "slif_native.so"
-TARGETS = ("spmm", "sddmm", "attention", "attention_backward", "topk")
+TARGETS = ("spmm", "sddmm", "gradients", "attention", "attention_backward", "topk")
 _state: list[str | None] = []  # empty until the first try; then why loading failed, or None
 
 

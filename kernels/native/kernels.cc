@@ -81,6 +81,9 @@ struct TopkArgs {
   bool spmm16(const SpmmArgs& a, int64_t r0, int64_t r1) { return spmm_rows<B, Bf16>(a, r0, r1); }                   \
   bool sddmm(const SddmmArgs& a, int64_t r0, int64_t r1) { return sddmm_rows<B, float>(a, r0, r1); }                 \
   bool sddmm16(const SddmmArgs& a, int64_t r0, int64_t r1) { return sddmm_rows<B, Bf16>(a, r0, r1); }                \
+  bool gradients(const SpmmArgs& a, const float* x, float* dw, int64_t s0, int64_t s1) {                             \
+    return gradients_rows<B>(a, x, dw, s0, s1);                                                                      \
+  }                                                                                                                  \
   bool attention(const AttentionArgs& a, int64_t r0, int64_t r1) { return attention_rows<B>(a, r0, r1); }            \
   bool backward1(const AttentionArgs& a, const BackwardArgs& g, int64_t r0, int64_t r1) {                            \
     return backward_rows<B>(a, g, r0, r1);                                                                           \
@@ -102,6 +105,7 @@ namespace avx512 {
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
+#include "gradients.inc"
 #include "topk.inc"
 #undef MASK_GE
 SLIF_ENTRIES(64)
@@ -114,6 +118,7 @@ namespace avx2 {
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
+#include "gradients.inc"
 #include "topk.inc"
 #undef MASK_GE
 SLIF_ENTRIES(32)
@@ -126,6 +131,7 @@ AI uint32_t mask4(Vec<16>::i m) { return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | 
 #include "vectors.inc"
 #include "spmm.inc"
 #include "attention.inc"
+#include "gradients.inc"
 #include "topk.inc"
 #undef MASK_GE
 SLIF_ENTRIES(16)
@@ -161,6 +167,7 @@ int level() {
 #define SLIF_HANDLER(NAME, FUNCTION) XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, FUNCTION, FUNCTION##Binding())
 SLIF_HANDLER(slif_spmm, Spmm);
 SLIF_HANDLER(slif_sddmm, Sddmm);
+SLIF_HANDLER(slif_gradients, Gradients);
 SLIF_HANDLER(slif_attention, Attention);
 SLIF_HANDLER(slif_attention_backward, AttentionBackward);
 SLIF_HANDLER(slif_topk, Topk);

@@ -127,10 +127,10 @@ def _spmm(name: str | None, transposed: bool, structure: Structure, weight: Arra
 
 
 def _spmm_fwd(name, transposed, structure, weight, x):
-    y = _spmm(name, transposed, jax.tree.map(lambda leaf: leaf.value, structure), weight.value, x.value)
-    # dx needs the weights only, so x is kept only for the weights' derivative.
-    kept = x.value if weight.perturbed else None
-    return y, (jax.tree.map(lambda leaf: leaf.value, structure), weight.value, kept)
+    structure = jax.tree.map(lambda leaf: leaf.value, structure)
+    y = _spmm(name, transposed, structure, weight.value, x.value)
+    # x is kept only for the weights' derivative, the weights only for that of x.
+    return y, (structure, weight.value if x.perturbed else None, x.value if weight.perturbed else None)
 
 
 def _spmm_bwd(name, transposed, residuals, ct):
@@ -138,11 +138,16 @@ def _spmm_bwd(name, transposed, residuals, ct):
     if isinstance(ct, jax.custom_derivatives.SymbolicZero):
         zero: Any = ct
         ct = jnp.zeros(zero.shape, zero.dtype)
-    dx = _spmm(name, not transposed, structure, weight, ct)
-    if x is None:
-        return None, jnp.zeros_like(weight), dx
-    y, z = (x, ct) if transposed else (ct, x)
-    return None, _sddmm(name, structure, y, z), dx
+    if weight is not None and x is not None and not transposed and x.dtype == jnp.float32:
+        grads: Any = _gradients(name, structure, weight, x, ct)
+        return None, grads[0], grads[1]
+    dw, dx = None, None  # None stands for 0
+    if x is not None:
+        y, z = (x, ct) if transposed else (ct, x)
+        dw = _sddmm(name, structure, y, z)
+    if weight is not None:
+        dx = _spmm(name, not transposed, structure, weight, ct)
+    return None, dw, dx
 
 
 _spmm.defvjp(_spmm_fwd, _spmm_bwd, symbolic_zeros=True)
@@ -163,6 +168,35 @@ def _sddmm_bwd(name, residuals, ct):
 
 
 _sddmm.defvjp(_sddmm_fwd, _sddmm_bwd)
+
+
+def _two_gradients(name: str | None, structure: Structure, weight: Array, x: Array, ct: Array) -> tuple[Array, Array]:
+    return _sddmm(name, structure, ct, x), _spmm(name, True, structure, weight, ct)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(name: str | None, structure: Structure, weight: Array, x: Array, ct: Array) -> tuple[Array, Array]:
+    """The cotangents of the weights and of x; one pass where an implementation has one."""
+    functions = {
+        "reference": functools.partial(_two_gradients, "reference"),
+        "xla": functools.partial(_two_gradients, "xla"),
+        "native": native.gradients,
+    }
+    return dispatch.call("spmm", name, functions, structure, weight, x, ct)
+
+
+def _gradients_fwd(name, structure, weight, x, ct):
+    return _gradients(name, structure, weight, x, ct), (structure, weight, x, ct)
+
+
+def _gradients_bwd(name, residuals, cts):
+    structure, weight, x, ct = residuals
+    _, vjp = jax.vjp(functools.partial(_two_gradients, name, structure), weight, x, ct)
+    dw, dx, dct = vjp(cts)
+    return None, dw, dx, dct
+
+
+_gradients.defvjp(_gradients_fwd, _gradients_bwd)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -28,3 +28,14 @@ def sddmm(structure: Structure, y: Float[Array, "R D"], x: Float[Array, "S D"]) 
     out = result((structure.num_edges,), jnp.float32, structure.indptr, y, x)
     call = jax.ffi.ffi_call("slif_sddmm", out, vmap_method="sequential")
     return call(structure.indptr, structure.senders, y, x)
+
+
+def gradients(
+    structure: Structure, weight: Float[Array, " E"], x: Float[Array, "S D"], ct: Float[Array, "R D"]
+) -> tuple[Float[Array, " E"], Float[Array, "S D"]]:
+    """spmm's cotangents of the weights and of x, in one pass. float32 only."""
+    like = (structure.t_indptr, weight, x, ct)
+    out = (result(weight.shape, jnp.float32, *like), result(x.shape, jnp.float32, *like))
+    call = jax.ffi.ffi_call("slif_gradients", out, vmap_method="sequential")
+    dw, dx = call(structure.t_indptr, structure.t_receivers, structure.t_perm, weight, ct, x)
+    return dw, dx

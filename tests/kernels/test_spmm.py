@@ -112,6 +112,18 @@ def test_without_layout_and_second_derivative(implementation):
 
 
 @pytest.mark.parametrize("implementation", backends("sddmm"))
+def test_one_gradient_alone(implementation):
+    graph, _, x = make_args("plain", jnp.float32)
+
+    def loss(x, w):
+        return jnp.sum(jnp.sin(ops.spmm(graph, x, w, implementation=implementation)))
+
+    both = jit(jax.grad(loss, argnums=(0, 1)))(x, graph.edges.weight)
+    assert_close(jit(jax.grad(loss))(x, graph.edges.weight), both[0])
+    assert_close(jit(jax.grad(loss, argnums=1))(x, graph.edges.weight), both[1])
+
+
+@pytest.mark.parametrize("implementation", backends("sddmm"))
 def test_vmap(implementation):
     graph, y, x = make_args("plain", jnp.float32)
     xs, ws = jnp.stack([x, 2 * x, -x]), jnp.stack([graph.edges.weight] * 3)
