@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,7 +25,7 @@ class Reporter(Protocol):
         """An epoch is done; `row` is its line of `metrics.jsonl`, `best` the best validation value so far."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Reporter": ...
 
     def __exit__(self, kind: object, error: object, trace: object) -> None: ...
 
@@ -75,7 +75,7 @@ class _Silent:
     def epoch(self, row: Row, *, best: float) -> None:
         del row, best
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -130,7 +130,7 @@ class _Bar(_Silent):
         parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
         self._bar.update(self._task, completed=row["epoch"], text=", ".join(parts))
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Reporter":
         self._bar.start()
         return self
 

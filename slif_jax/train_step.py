@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,10 +213,16 @@ def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stage
         order_rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
         order = sampling.epoch_order(order_rng, data.interactions.users.shape[0], config.batch_size)
 
-        def body(state: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
-            return train_step(state, graphs, data, index)
+        # Only what a step changes is carried; the rest of the state is the same for all steps.
+        def body(carried: tuple[Any, Any, Array], index: Array) -> tuple[tuple[Any, Any, Array], dict[str, Array]]:
+            params, opt_state, step = carried
+            following, parts = train_step(
+                state.replace(params=params, opt_state=opt_state, step=step), graphs, data, index
+            )
+            return (following.params, following.opt_state, following.step), parts
 
-        state, parts = jax.lax.scan(body, state, order)
+        (params, opt_state, step), parts = jax.lax.scan(body, (state.params, state.opt_state, state.step), order)
+        state = state.replace(params=params, opt_state=opt_state, step=step)
         examples = jnp.sum((order >= 0).astype(jnp.float32), axis=1)
         share = examples / jnp.sum(examples)
         return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}

@@ -1,0 +1,188 @@
+"""What `experiments.bench` times: graphs, our operations and their peers."""
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from slif_jax import ops
+
+COLUMNS = 64
+NUM_RELATIONS = 20
+TOP = 10
+
+Call = Callable[[], Any]
+NOT_INSTALLED = "not installed"
+
+
+class Case(NamedTuple):
+    """A graph's size, and the number of items that the top-k joins with themselves."""
+
+    num_nodes: int
+    num_edges: int
+    num_items: int
+
+
+CASES = {
+    "small": Case(2_400, 88_000, 1_700),  # as MovieLens 100K with its knowledge graph
+    "tiktok": Case(16_000, 120_000, 7_000),
+    "m": Case(100_000, 2_000_000, 50_000),
+    "elec": Case(255_000, 3_400_000, 63_000),
+}
+
+
+class Work(NamedTuple):
+    """One operation on one case.
+
+    Attributes:
+      ours: the call to time.
+      peers: others by name; a text instead of a call says why there is none.
+      num_bytes: read and written at least, each array once.
+      flops: floating-point operations.
+    """
+
+    ours: Call
+    peers: dict[str, Call | str]
+    num_bytes: int
+    flops: int
+
+
+def make_graph(case: Case, seed: int = 0) -> Any:
+    """A random graph whose degrees follow a power law, as those of users and items do."""
+    rng = np.random.default_rng(seed)
+    share = np.arange(1, case.num_nodes + 1) ** -0.6
+    senders, receivers = (
+        rng.permutation(case.num_nodes)[rng.choice(case.num_nodes, case.num_edges, p=share / share.sum())]
+        for _ in range(2)
+    )
+    return ops.build_graph(
+        senders,
+        receivers,
+        rng.random(case.num_edges),
+        rng.integers(0, NUM_RELATIONS, case.num_edges),
+        num_senders=case.num_nodes,
+        num_receivers=case.num_nodes,
+    )
+
+
+def _call(function: Callable, *args: Any) -> Call:
+    compiled = jax.jit(function)
+    return lambda: jax.block_until_ready(compiled(*args))
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _table(rows: int, seed: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(rows, COLUMNS)).astype(np.float32))
+
+
+def _segment_spmm(graph: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
+    messages = weight[:, None] * x[graph.senders]
+    return jax.ops.segment_sum(messages, graph.receivers, num_segments=x.shape[0], indices_are_sorted=True)
+
+
+def spmm(graph: Any, case: Case) -> Work:
+    """y = A x."""
+    x, weight = _table(case.num_nodes, 1), graph.edges.weight
+    peers: dict[str, Call | str] = {"xla segment_sum": _call(functools.partial(_segment_spmm, graph), x, weight)}
+    arrays = [np.array(part) for part in (weight, graph.senders, graph.globals.indptr)]
+    shape = (case.num_nodes, case.num_nodes)
+    sparse, torch = _module("scipy.sparse"), _module("torch")
+    if sparse is None:
+        peers["scipy csr"] = NOT_INSTALLED
+    else:
+        matrix, dense = sparse.csr_matrix(tuple(arrays), shape=shape), np.array(x)
+        peers["scipy csr"] = lambda: matrix @ dense
+    if torch is None:
+        peers["torch csr"] = NOT_INSTALLED
+    else:
+        with warnings.catch_warnings():  # it says that the format is in beta
+            warnings.simplefilter("ignore")
+            values, columns, starts = (torch.from_numpy(part) for part in arrays)
+            torch_matrix = torch.sparse_csr_tensor(starts, columns, values, shape)
+        torch_x = torch.from_numpy(np.array(x))
+        peers["torch csr"] = lambda: torch_matrix @ torch_x
+    ours = _call(lambda x, w: ops.spmm(graph, x, w), x, weight)
+    return Work(ours, peers, case.num_edges * 8 + case.num_nodes * COLUMNS * 8, 2 * case.num_edges * COLUMNS)
+
+
+def spmm_gradients(graph: Any, case: Case) -> Work:
+    """y = A x, with the gradients of x and of the weights."""
+    x, weight = _table(case.num_nodes, 1), graph.edges.weight
+
+    def gradients(product: Callable) -> Call:
+        return _call(jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), argnums=(0, 1)), x, weight)
+
+    peers: dict[str, Call | str] = {"xla segment_sum": gradients(functools.partial(_segment_spmm, graph))}
+    ours = gradients(lambda x, w: ops.spmm(graph, x, w))
+    return Work(ours, peers, case.num_edges * 28 + case.num_nodes * COLUMNS * 24, 6 * case.num_edges * COLUMNS)
+
+
+def _attention(graph: Any, case: Case, *, gradients: bool) -> Work:
+    args = (_table(case.num_nodes, 1) * 0.3, _table(case.num_nodes, 2), _table(NUM_RELATIONS, 3), graph.edges.weight)
+
+    def call(implementation: str | None) -> Call:
+        def attend(query: jax.Array, x: jax.Array, vectors: jax.Array, weight: jax.Array) -> Any:
+            return ops.edge_attention(graph, query, x, vectors, weight=weight, implementation=implementation)
+
+        def loss(*args: jax.Array) -> jax.Array:
+            out = attend(*args)
+            return jnp.sum(out.values**2) + jnp.sum(jnp.where(out.logsumexp > -1e3, out.logsumexp, 0.0))
+
+        return _call(jax.grad(loss, argnums=(0, 1, 2, 3)) if gradients else attend, *args)
+
+    passes = 4 if gradients else 1
+    num_bytes = passes * (case.num_edges * 12 + case.num_nodes * COLUMNS * 12)
+    return Work(call(None), {"xla autodiff": call("reference")}, num_bytes, passes * 5 * case.num_edges * COLUMNS)
+
+
+def topk(graph: Any, case: Case) -> Work:
+    """The best items of every item, itself left out."""
+    del graph
+    keys = _table(case.num_items, 4)
+    host = np.array(keys)
+    peers: dict[str, Call | str] = {
+        "xla map(matmul, top_k)": _call(
+            lambda q, x: ops.topk(q, x, TOP, exclude="self", implementation="xla"), keys, keys
+        )
+    }
+    faiss, torch = _module("faiss"), _module("torch")
+    if faiss is None:
+        peers["faiss IndexFlatIP"] = NOT_INSTALLED
+    else:
+        index = faiss.IndexFlatIP(COLUMNS)
+        index.add(host)
+        peers["faiss IndexFlatIP"] = lambda: index.search(host, TOP + 1)
+    if torch is None:
+        peers["torch matmul, topk"] = NOT_INSTALLED
+    else:
+        torch_keys = torch.from_numpy(host)
+
+        def blocks() -> list:
+            rows = range(0, case.num_items, 1000)
+            return [torch.topk(torch_keys[at : at + 1000] @ torch_keys.T, TOP + 1) for at in rows]
+
+        peers["torch matmul, topk"] = blocks
+    ours = _call(lambda q, x: ops.topk(q, x, TOP, exclude="self"), keys, keys)
+    return Work(ours, peers, case.num_items * (COLUMNS * 4 + TOP * 8), 2 * case.num_items**2 * COLUMNS)
+
+
+OPS: dict[str, Callable[[Any, Case], Work]] = {
+    "spmm": spmm,
+    "spmm_gradients": spmm_gradients,
+    "edge_attention": functools.partial(_attention, gradients=False),
+    "edge_attention_gradients": functools.partial(_attention, gradients=True),
+    "topk": topk,
+}
+# The operation that decides which implementation is used.
+KERNEL = {"spmm_gradients": "spmm", "edge_attention_gradients": "edge_attention"}
