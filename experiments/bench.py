@@ -87,6 +87,7 @@ def measure(op: str, case: str, work: Work, limits: Mapping[str, float]) -> list
                 "ms_min": min(times["ours"]),
                 "peer": peer if theirs is not None else f"{peer}: {call}",
                 "peer_ms_median": theirs,
+                "peer_ms_min": None if theirs is None else min(times[peer]),
                 "speedup": None if theirs is None else theirs / ours,
                 "bytes": work.num_bytes,
                 "flops": work.flops,

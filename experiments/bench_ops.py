@@ -43,7 +43,7 @@ class Work(NamedTuple):
       ours: the call to time.
       peers: others by name; a text instead of a call says why there is none.
       num_bytes: read and written at least, each array once.
-      flops: floating-point operations.
+      flops: floating-point operations of the plain method (top-k of a table with itself can do with half).
     """
 
     ours: Call
