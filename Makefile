@@ -5,14 +5,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL_HELP := "Installing failed: pip could not get or build what is named above. Check the network and the package index (pip config list), then run make again."
 
-.PHONY: train test lint types wheel bench clean
+.PHONY: train test lint types bench clean
 
 train: $(VENV)/.installed
 	$(PY) -m experiments.train --flagfile=experiments/presets/ml-100k.flags
 	$(PY) -m experiments.recommend --workdir=runs/ml-100k --top=20 --output=runs/ml-100k/recommendations.tsv --sample=5
 
 test: lint types
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(PY) -m ruff check .
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(PY) -m pyright --pythonpath $(PY)
+
+bench: $(VENV)/.installed
+	$(PY) -m experiments.bench --output=bench.json
 
 clean:
 	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .ruff_cache

@@ -52,4 +52,5 @@ def _print_sample(output: Path, count: int) -> None:
 
 if __name__ == "__main__":
     cli.define_run_flags()
+    flags.adopt_module_key_flags(cli)  # so that --help shows them
     cli.run(main)

@@ -48,4 +48,5 @@ def main() -> None:
 if __name__ == "__main__":
     cli.define_config_flags()
     cli.define_run_flags()
+    flags.adopt_module_key_flags(cli)  # so that --help shows them
     cli.run(main)

@@ -88,7 +88,7 @@ class Config:
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
     batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
     learning_rate: float = _setting(1e-3, "Adam's step size.", above=0.0)
-    patience: int = _setting(20, "Evaluations without a new best before training stops.", minimum=1)
+    patience: int = _setting(30, "Evaluations without a new best before training stops.", minimum=1)
     eval_every: int = _setting(1, "Epochs between two evaluations on validation.", minimum=1)
 
     # Evaluation

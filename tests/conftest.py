@@ -15,8 +15,10 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several tests run the same program: it is compiled once per session.
-_CACHE = tempfile.TemporaryDirectory(prefix="slif-jax-tests-", ignore_cleanup_errors=True)
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+if "SLIF_TESTS_CACHE" not in os.environ:  # the process that starts the others, or the only one
+    _CACHE = tempfile.TemporaryDirectory(prefix="slif-jax-tests-", ignore_cleanup_errors=True)
+    os.environ["SLIF_TESTS_CACHE"] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ["SLIF_TESTS_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"

@@ -28,12 +28,12 @@ def synthetic(
     num_users: int = 300,
     num_items: int = 200,
     num_clusters: int = 8,
-    mean_degree: float = 12.0,
+    mean_degree: float | int = 12.0,
     num_entities: int | None = None,
     num_relations: int = 4,
     modalities: Mapping[str, int] = _MODALITIES,
-    missing: float = 0.1,
-    noise: float = 0.2,
+    missing: float | int = 0.1,
+    noise: float | int = 0.2,
     seed: int = 0,
 ) -> Dataset:
     """Makes a data set with planted clusters; ten million interactions take seconds.
@@ -173,7 +173,12 @@ def _degrees(rng: np.random.Generator, num_users: int, mean: float, most: int) -
 
 
 def _interactions(
-    rng: np.random.Generator, num_users: int, clusters: np.ndarray, num_clusters: int, mean_degree: float, noise: float
+    rng: np.random.Generator,
+    num_users: int,
+    clusters: np.ndarray,
+    num_clusters: int,
+    mean_degree: float | int,
+    noise: float | int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws each user's items without repeats. Returns (users, items), sorted, int32."""
     num_items = len(clusters)
@@ -211,7 +216,7 @@ def _triples(
     num_clusters: int,
     num_entities: int,
     num_relations: int,
-    noise: float,
+    noise: float | int,
 ) -> np.ndarray:
     """Links each item to a few entities, mostly of its own cluster; an entity is always met by the same relation."""
     num_items = len(clusters)
@@ -234,7 +239,9 @@ def _triples(
     return sorted_unique([heads[kept], relations[tails[kept]], tails[kept]])[0]
 
 
-def _modality(rng: np.random.Generator, clusters: np.ndarray, width: int, missing: float, noise: float) -> Modality:
+def _modality(
+    rng: np.random.Generator, clusters: np.ndarray, width: int, missing: float | int, noise: float | int
+) -> Modality:
     centres = rng.standard_normal((int(clusters.max()) + 1, width), dtype=np.float32)
     values = rng.standard_normal((len(clusters), width), dtype=np.float32)
     values *= np.float32(4 * noise)
