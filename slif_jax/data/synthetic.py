@@ -156,11 +156,11 @@ def _check(holds: bool, name: str, rule: str, value: object) -> None:
         raise DataError(f"synthetic: {name} must be {rule}, got {value}.")
 
 
-def _degrees(rng: np.random.Generator, num_users: int, mean: float, most: int) -> np.ndarray:
+def _degrees(rng: np.random.Generator, num_users: int, mean: float | int, most: int) -> np.ndarray:
     """Draws user degrees from a power law, scaled so that their mean is right after the cut at `most`."""
     excess, fraction = rng.pareto(_DEGREE_TAIL, num_users), rng.random(num_users)
 
-    def scaled(scale: float) -> np.ndarray:
+    def scaled(scale: float | int) -> np.ndarray:
         return np.minimum(_MIN_DEGREE + np.floor(np.minimum(scale * excess, most) + fraction), most).astype(np.int64)
 
     low, high = 0.0, float(most)
