@@ -25,10 +25,11 @@ bench: $(VENV)/.installed
 	$(PY) -m experiments.bench --output=bench.json
 
 clean:
-	rm -rf build dist *.egg-info kernels/native/*.so .pytest_cache .ruff_cache
+	rm -rf $(VENV)/.installed build dist *.egg-info kernels/native/*.so .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: install it, or name it with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: requirements.txt pyproject.toml setup.py $(wildcard kernels/native/*.cc kernels/native/*.inc) | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { echo $(INSTALL_HELP); exit 1; }

@@ -26,20 +26,33 @@ def main() -> None:
     output = Path(_OUTPUT.value)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
-    listed = _USERS.value
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder. Name a file with --output.")
+    ids = None if _USERS.value is None else _read_ids(Path(_USERS.value))
     with ops.default_implementation(flags.FLAGS.implementation):
         trained = load_trained(_WORKDIR.value, data_dir=flags.FLAGS.data_dir)
         dataset = trained.dataset
         users = np.arange(dataset.num_users)
-        if listed is not None:
-            users = user_indices(dataset, Path(listed).read_text().splitlines(), source=listed)
+        if ids is not None:
+            users = user_indices(dataset, ids, source=str(_USERS.value))
         partial = output.with_name(output.name + ".partial")
         with partial.open("w", encoding="utf-8") as file:
             lines = write_tsv(top_n(trained.encoded, dataset, users, n=_TOP.value), dataset, file)
         os.replace(partial, output)
     print(f"Wrote {lines:,} recommendations for {len(users):,} users to {output}.")
+    if lines < len(users) * _TOP.value:
+        print(f"Some lists are shorter than {_TOP.value}: those users have fewer unseen items.")
     if _SAMPLE.value:
         _print_sample(output, _SAMPLE.value)
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"--users={path} is not UTF-8 text with one user id per line.") from None
+    except OSError as error:
+        raise ValueError(f"--users={path} cannot be read: {error.strerror}.") from None
 
 
 def _print_sample(output: Path, count: int) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from slif_jax.train_state import TrainState
 
@@ -30,24 +29,21 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(
-                [LatestN(1), BestN(get_metric_fn=lambda metrics: metrics["best_epoch"], n=1)]
-            ),
             enable_async_checkpointing=True,
             cleanup_tmp_directories=True,
         )
+        self._best_epoch = 0
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "progress"))
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Starts to write the state of epoch `progress.epoch`."""
+        """Starts to write the state of epoch `progress.epoch`, when the one before is complete."""
+        self.wait()
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
             progress=ocp.args.JsonSave(dataclasses.asdict(progress)),  # pyright: ignore[reportCallIssue]
         )
-        # The newest best is the best: a later epoch that only equals it must not push it out.
-        is_best = progress.best_epoch == progress.epoch
-        metrics = {"best_epoch": progress.epoch if is_best else -1}
-        self._manager.save(progress.epoch, args=args, metrics=metrics, force=True)
+        self._manager.save(progress.epoch, args=args, force=True)
+        self._best_epoch = progress.best_epoch
 
     def last_epoch(self) -> int | None:
         """The newest saved epoch, or None."""
@@ -71,11 +67,16 @@ class Checkpoints:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        return found["state"], Progress(**found["progress"])
+        progress = Progress(**found["progress"])
+        self._best_epoch = max(self._best_epoch, progress.best_epoch)
+        return found["state"], progress
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns when everything is on disk; only then goes what is neither the best nor the last epoch."""
         self._manager.wait_until_finished()
+        for epoch in sorted(self._manager.all_steps())[:-1]:
+            if epoch != self._best_epoch:
+                self._manager.delete(epoch)
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""

@@ -87,7 +87,7 @@ class Config:
     # Training
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
     batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
-    learning_rate: float = _setting(1e-3, "Adam's step size.", above=0.0)
+    learning_rate: float = _setting(4e-3, "Adam's step size.", above=0.0)
     patience: int = _setting(30, "Evaluations without a new best before training stops.", minimum=1)
     eval_every: int = _setting(1, "Epochs between two evaluations on validation.", minimum=1)
 
@@ -106,7 +106,7 @@ class Config:
             raise ValueError(f"`topk` must name at least one cut-off, each once: got {self.topk}.")
         metrics = [f"{name}@{k}" for name in METRIC_NAMES for k in self.topk]
         if self.select_on not in metrics:
-            raise ValueError(f"`select_on` must be one of {', '.join(metrics)}: got '{self.select_on}'.")
+            raise ValueError(f"`select_on` must be one of {', '.join(metrics)}: got '{self.select_on}'. Set both.")
 
     def correlates(self, graph: str) -> bool:
         """Whether the correlation graph enters `graph`, one of `GRAPH_NAMES`."""

@@ -37,7 +37,8 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
         axes.grid(alpha=0.3)
         if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
         figure.savefig(folder / f"{name}.png", dpi=120)
         plt.close(figure)
         files.append(folder / f"{name}.png")

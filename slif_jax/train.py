@@ -67,72 +67,78 @@ def train_and_evaluate(
       NonFiniteLossError: if the loss is no longer finite.
     """
     seconds = Seconds(setup=0.0, compile=0.0, train=0.0, rebuild=0.0, evaluate=0.0)
-    with seconds.measure("setup"):
+    with contextlib.ExitStack() as stack, seconds.measure("setup"):
+        folder = Workdir(workdir)
+        folder.check(config, resume=resume)
         dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
         graphs = build_graphs(dataset, config)
         model = make_model(dataset, config)
-        folder = Workdir(workdir)
-        found = folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
-        if flags_text is not None:
-            folder.write_text("flags.txt", flags_text)
+        folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
         state, status = init_train_state(model, graphs, config), Progress()
-        checkpoints = Checkpoints(folder.checkpoints)
-        if found and (last := checkpoints.last_epoch()) is not None:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints)))
+        if (last := checkpoints.last_epoch()) is not None:
             state, status = checkpoints.restore(state, last)
         examples = training_data(dataset)
         tasks = {split: ranking_task(dataset, split, config.eval_block) for split in ("valid", "test")}
-    done = _finished(folder, config, status)
-    if done is not None:
-        checkpoints.close()
-        return done
-    folder.keep_metrics(status.epoch)
-    for phase, value in status.seconds.items():
-        seconds[phase] = seconds.get(phase, 0.0) + value
+        keep_open = stack.pop_all()
+    with keep_open:  # whatever happens, a checkpoint that is being written is finished
+        done = _finished(folder, config, status)
+        if done is not None:
+            with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
+                reporter.say(f"{folder.path} is done: nothing to train.\n{describe_result(done)}")
+            return done
+        folder.write_run_files(config, dataset.fingerprint, flags_text)
+        folder.keep_metrics(status.epoch)
+        for phase, value in status.seconds.items():
+            seconds[phase] = seconds.get(phase, 0.0) + value
 
-    with seconds.measure("compile"):
-        encode = jax.jit(model.encode).lower(state.params, graphs, state.correlation).compile()
-        run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
+        with seconds.measure("compile"):
+            encode = jax.jit(model.encode).lower(state.params, graphs, state.correlation).compile()
+            run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
 
-    with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
-        reporter.say(dataset.summary())
-        if status.epoch:
-            reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
-        while status.epoch < config.epochs and status.evaluations_since_best < config.patience:
-            kept = None
-            if rebuild_is_due(status.epoch, config):
-                with seconds.measure("rebuild"):
-                    state, kept = jax.block_until_ready(close_the_loop(state, config))
-            with seconds.measure("train"):
-                state, parts = jax.block_until_ready(run_epoch(state, graphs, examples))
-            losses = {name: float(value) for name, value in parts.items()}
-            _check_finite(losses, status.epoch + 1, folder)
+        with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
+            reporter.say(dataset.summary())
+            if status.epoch:
+                reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
+            while not _is_over(status, config):
+                kept = None
+                if rebuild_is_due(status.epoch, config):
+                    with seconds.measure("rebuild"):
+                        state, kept = jax.block_until_ready(close_the_loop(state, config))
+                with seconds.measure("train"):
+                    state, parts = jax.block_until_ready(run_epoch(state, graphs, examples))
+                losses = {name: float(value) for name, value in parts.items()}
+                _check_finite(losses, status.epoch + 1, folder)
+                with seconds.measure("evaluate"):
+                    encoded = encode(state.params, graphs, state.correlation)
+                    state = feed_back(state, encoded, config)
+                    valid = {}
+                    if len(dataset.valid) and _evaluation_is_due(status.epoch + 1, config):
+                        valid = evaluate_vectors(encoded.final, tasks["valid"], dataset, config).means()
+                status, is_best = _advance(status, valid, config, seconds)
+                row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
+                folder.append_metrics(row)
+                if is_best or status.epoch % checkpoint_every == 0 or _is_over(status, config):
+                    checkpoints.save(state, status)
+                reporter.epoch(row, best=status.best_value)
+            checkpoints.wait()
+            if not len(dataset.valid):
+                status = dataclasses.replace(status, best_epoch=status.epoch)
+            elif status.best_epoch != status.epoch:
+                state, _ = checkpoints.restore(state, status.best_epoch)
             with seconds.measure("evaluate"):
                 encoded = encode(state.params, graphs, state.correlation)
-                state = feed_back(state, encoded, config)
-                valid = {}
-                if len(dataset.valid) and _evaluation_is_due(status.epoch + 1, config):
-                    valid = evaluate_vectors(encoded.final, tasks["valid"], dataset, config).means()
-            status, is_best = _advance(status, valid, config, seconds)
-            row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
-            folder.append_metrics(row)
-            if is_best or status.epoch % checkpoint_every == 0 or status.epoch == config.epochs:
-                checkpoints.save(state, status)
-            reporter.epoch(row, best=status.best_value)
-        checkpoints.wait()
-        if not len(dataset.valid):
-            status = dataclasses.replace(status, best_epoch=status.epoch)
-        elif status.best_epoch != status.epoch:
-            state, _ = checkpoints.restore(state, status.best_epoch)
-        with seconds.measure("evaluate"):
-            encoded = encode(state.params, graphs, state.correlation)
-            test = evaluate_vectors(encoded.final, tasks["test"], dataset, config)
-        checkpoints.close()
-        result = _result(config, dataset, status, test, seconds)
-        folder.write_json("result.json", result)
-        rows = folder.read_metrics()
-        plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
-        reporter.say(describe_result(result))
+                test = evaluate_vectors(encoded.final, tasks["test"], dataset, config)
+            result = _result(config, dataset, status, test, seconds)
+            folder.write_json("result.json", result)
+            rows = folder.read_metrics()
+            plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+            reporter.say(describe_result(result))
     return result
+
+
+def _is_over(status: Progress, config: Config) -> bool:
+    return status.epoch >= config.epochs or status.evaluations_since_best >= config.patience
 
 
 def _evaluation_is_due(epoch: int, config: Config) -> bool:
@@ -171,10 +177,8 @@ def _number(value: jax.Array | None) -> float | None:
 def _finished(folder: Workdir, config: Config, status: Progress) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do."""
     result = folder.read_json("result.json")
-    if result is None:
-        return None
-    ended = status.epoch >= config.epochs or status.evaluations_since_best >= config.patience
-    return result if ended or result["epochs"] >= config.epochs or result["stopped_early"] else None
+    complete = result is not None and result.get("epochs") == status.epoch
+    return result if complete and _is_over(status, config) else None
 
 
 def _result(
@@ -204,8 +208,9 @@ def describe_result(result: dict[str, Any]) -> str:
     scores = ", ".join(
         f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg"))
     )
+    chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
     return (
-        f"Best epoch {result['best_epoch']} of {result['epochs']}, chosen on validation.\n"
+        f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
         f"Test ({result['protocol']}, {result['test_users']} users): {scores}\n"
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in seconds.items())}; "
         f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB."

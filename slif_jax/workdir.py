@@ -46,50 +46,69 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
 
-    def open(self, config: Config, *, resume: str, data_fingerprint: str) -> bool:
-        """Makes the folder ready, or refuses it.
+    def check(self, config: Config, *, resume: str) -> None:
+        """Refuses a folder that this run cannot use, before anything slow is done. Writes nothing.
 
         Args:
           config: configuration of this run.
           resume: 'auto' goes on where there is something to go on from; 'must' raises where there is not; 'never'
             removes an earlier run of this folder.
+
+        Raises:
+          WorkdirError: if the folder belongs to another configuration, or holds files that are no run.
+          ValueError: on another `resume`.
+        """
+        if resume not in RESUME_MODES:
+            raise ValueError(f"`resume` must be one of {', '.join(RESUME_MODES)}: got '{resume}'.")
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f"{self.path} is a file. Name a folder with --workdir.")
+        stored = self.stored_config()
+        if stored is None:
+            if resume == "must":
+                raise WorkdirError(f"{self.path} holds no run to resume. Train with --resume=auto first.")
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise WorkdirError(f"{self.path} holds files, but no config.json of a run. Name an empty --workdir.")
+        elif resume != "never" and (differences := config_differences(stored[0], config)):
+            raise WorkdirError(
+                f"{self.path} belongs to another configuration: {'; '.join(differences)}. "
+                "Name another --workdir, or start over with --resume=never."
+            )
+
+    def open(self, config: Config, *, resume: str, data_fingerprint: str) -> bool:
+        """Makes the folder ready, or refuses it.
+
+        Args:
+          config: configuration of this run.
+          resume: as in `check`.
           data_fingerprint: hash of the data, which must be the same when resuming.
 
         Returns:
           Whether the folder holds an earlier run of this configuration.
 
         Raises:
-          WorkdirError: if the folder belongs to another configuration or other data, or holds files that are no run.
+          WorkdirError: as `check`, and if the run in this folder was trained on other data.
         """
-        if resume not in RESUME_MODES:
-            raise ValueError(f"`resume` must be one of {', '.join(RESUME_MODES)}: got '{resume}'.")
-        if self.path.exists() and not self.path.is_dir():
-            raise WorkdirError(f"{self.path} is a file. Name a folder with --workdir.")
-        removed = resume == "never" and self._remove_run()
+        self.check(config, resume=resume)
         stored = self.stored_config()
-        if stored is None:
-            if resume == "must":
-                raise WorkdirError(f"{self.path} holds no run to resume. Train with --resume=auto first.")
-            if self.path.is_dir() and any(self.path.iterdir()) and not removed:
-                raise WorkdirError(f"{self.path} holds files, but no config.json of a run. Name an empty --workdir.")
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_json("config.json", {**config.to_dict(), "data_fingerprint": data_fingerprint})
-            self.write_json("environment.json", environment())
-            return False
-        was, fingerprint = stored
-        differences = config_differences(was, config)
-        if differences:
-            raise WorkdirError(
-                f"{self.path} belongs to another configuration: {'; '.join(differences)}. "
-                "Name another --workdir, or start over with --resume=never."
-            )
-        if fingerprint != data_fingerprint:
+        if stored is not None and resume == "never":
+            self._remove_run()
+            stored = None
+        if stored is not None and stored[1] != data_fingerprint:
             raise WorkdirError(
                 f"{self.path} was trained on other data than '{config.dataset}' holds now. "
                 "Name another --workdir, or start over with --resume=never."
             )
+        if stored is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_run_files(config, data_fingerprint, None)
+            self.write_json("environment.json", environment())
+        return stored is not None
+
+    def write_run_files(self, config: Config, data_fingerprint: str, flags_text: str | None) -> None:
+        """Writes `config.json`, and `flags.txt` where there are flags."""
         self.write_json("config.json", {**config.to_dict(), "data_fingerprint": data_fingerprint})
-        return True
+        if flags_text is not None:
+            self.write_text("flags.txt", flags_text)
 
     def stored_config(self) -> tuple[Config, str] | None:
         """The configuration of the run in this folder and the hash of its data, or None where there is no run.
@@ -106,14 +125,11 @@ class Workdir:
         except (AttributeError, TypeError, ValueError) as error:
             raise WorkdirError(f"{self.path / 'config.json'} is no configuration of this version: {error}") from None
 
-    def _remove_run(self) -> bool:
-        if not (self.path / "config.json").is_file():
-            return False
+    def _remove_run(self) -> None:
         for folder in (self.checkpoints, self.plots):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt"):
             (self.path / name).unlink(missing_ok=True)
-        return True
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a file, or None where there is no such file."""
