@@ -35,6 +35,8 @@ def test_a_run_of_the_same_configuration_goes_on(tmp_path, resume):
 def test_more_epochs_are_no_other_configuration(tmp_path):
     open_run(tmp_path, Config(epochs=5))
     assert open_run(tmp_path, Config(epochs=9)) is True
+    assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 5  # as long as nothing was trained
+    Workdir(tmp_path).write_run_files(Config(epochs=9), "data", None)
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 9
 
 
