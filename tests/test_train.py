@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,7 +38,7 @@ def run(workdir: Path, config: Config = SMALL, **options) -> dict:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    with __import__("jax").numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"):
         run(workdir)
     return workdir
 
