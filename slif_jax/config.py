@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from slif_jax.metrics import METRIC_NAMES
+from slif_jax.protocols import PROTOCOLS, Protocol
+
 GRAPH_NAMES = ("interactions", "knowledge", "features")
 
 
@@ -18,7 +21,8 @@ class Config:
     """What is trained, on what, and how it is judged.
 
     Two runs with equal configs on the same kind of machine give equal numbers. Each field is also a flag of
-    `experiments.train`; the `help` in its metadata is that flag's text.
+    `experiments.train`; the `help` in its metadata is that flag's text. `patience`, `eval_every` and `select_on` take
+    the value of the protocol where they are 0 or 'protocol'; once made, a `Config` holds that value.
 
     Raises:
       ValueError: where a value is outside its range; the message names the field, the rule and the value.
@@ -28,6 +32,21 @@ class Config:
     dataset: str = _setting("ml-100k", "'ml-100k' (fetched once), 'synthetic[:key=value,...]', or a folder.")
     split_seed: int = _setting(2026, "Seed of the split where the data bring none; apart from --seed.", minimum=0)
     seed: int = _setting(0, "Seed of initial values, batches and negatives.", minimum=0)
+
+    # Data made worse on purpose, for studies; validation and test stay as they are
+    cold_items: float = _setting(
+        0.0, "Share of the items to take out of train (by --split_seed), in [0, 1).", minimum=0.0, below=1.0
+    )
+    interaction_noise: float = _setting(
+        0.0, "Random training interactions to add, by training interactions, in [0, 1].", minimum=0.0, maximum=1.0
+    )
+    triple_noise: float = _setting(
+        0.0, "Share of the triples that get a random tail, in [0, 1].", minimum=0.0, maximum=1.0
+    )
+    feature_noise: float = _setting(
+        0.0, "Share of the items whose features change places, in [0, 1].", minimum=0.0, maximum=1.0
+    )
+    noise_seed: int = _setting(2026, "Seed of the noise, apart from --seed.", minimum=0)
 
     # Switches of the method
     self_loop: bool = _setting(True, "Feed item vectors of the last epoch back as a correlation graph.")
@@ -88,13 +107,22 @@ class Config:
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
     batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
     learning_rate: float = _setting(4e-3, "Adam's step size.", above=0.0)
-    patience: int = _setting(30, "Evaluations without a new best before training stops.", minimum=1)
-    eval_every: int = _setting(1, "Epochs between two evaluations on validation.", minimum=1)
+    patience: int = _setting(
+        0, "Evaluations without a new best before training stops; 0: as --protocol says (strict: 30).", minimum=0
+    )
+    eval_every: int = _setting(
+        0, "Epochs between two evaluations; 0: as --protocol says (strict: 1). The last epoch is always one.", minimum=0
+    )
 
     # Evaluation
-    protocol: str = _setting("strict", "Rules of evaluation (README).", choices=("strict",))
+    protocol: str = _setting(
+        "strict", "Rules of evaluation and of the choice of the epoch (docs/protocols.md).", choices=tuple(PROTOCOLS)
+    )
     topk: tuple[int, ...] = _setting((5, 10, 20, 50), "Cut-offs K of the metrics.", minimum=1)
-    select_on: str = _setting("recall@20", "Validation metric that picks the epoch.")
+    select_on: str = _setting(
+        "protocol", "Metric that picks the epoch; 'protocol': as --protocol says (strict: recall@20)."
+    )
+    activity_groups: int = _setting(4, "Groups of users by training interactions, reported apart.", minimum=1)
     eval_block: int = _setting(2048, "Users ranked at a time.", minimum=1)
 
     def __post_init__(self) -> None:
@@ -104,9 +132,19 @@ class Config:
                 _check(field.name, item, field.metadata)
         if not self.topk or len(set(self.topk)) < len(self.topk):
             raise ValueError(f"`topk` must name at least one cut-off, each once: got {self.topk}.")
+        preset = PROTOCOLS[self.protocol]
+        for name, unset in (("patience", 0), ("eval_every", 0), ("select_on", "protocol")):
+            if getattr(self, name) == unset:
+                object.__setattr__(self, name, getattr(preset, name))
         metrics = [f"{name}@{k}" for name in METRIC_NAMES for k in self.topk]
         if self.select_on not in metrics:
             raise ValueError(f"`select_on` must be one of {', '.join(metrics)}: got '{self.select_on}'. Set both.")
+
+    def rules(self) -> Protocol:
+        """The protocol, with what this configuration changes in it."""
+        return dataclasses.replace(
+            PROTOCOLS[self.protocol], patience=self.patience, eval_every=self.eval_every, select_on=self.select_on
+        )
 
     def correlates(self, graph: str) -> bool:
         """Whether the correlation graph enters `graph`, one of `GRAPH_NAMES`."""
@@ -136,8 +174,6 @@ class Config:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
 
-
-METRIC_NAMES = ("recall", "ndcg", "precision", "hit", "map", "mrr")
 
 _RULES = {
     "minimum": ("at least", lambda value, bound: value >= bound),

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from slif_jax import data, ops
+from slif_jax import ops
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import csr_rows
 from slif_jax.graphs import build_graphs
 from slif_jax.model import Encoded, make_model
+from slif_jax.prepare import load_dataset
 from slif_jax.train_state import init_train_state
 from slif_jax.workdir import Workdir, WorkdirError
 
@@ -58,7 +59,7 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
     if stored is None:
         raise WorkdirError(f"{folder.path} holds no config.json of a run. Train first: python -m experiments.train.")
     config, fingerprint = stored
-    dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
+    dataset = load_dataset(config, data_dir=data_dir)
     if fingerprint != dataset.fingerprint:
         raise WorkdirError(f"{folder.path} was trained on other data than '{config.dataset}' holds now.")
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)

@@ -16,6 +16,7 @@ from slif_jax.config import Config
 from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.model import make_model
+from slif_jax.prepare import load_dataset
 from slif_jax.progress import make_reporter
 from slif_jax.train_state import init_train_state, make_optimizer
 from slif_jax.train_step import close_the_loop, feed_back, make_run_epoch, rebuild_is_due, training_data
@@ -70,7 +71,7 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack, seconds.measure("setup"):
         folder = Workdir(workdir)
         folder.check(config, resume=resume)
-        dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
+        dataset = load_dataset(config, data_dir=data_dir)
         graphs = build_graphs(dataset, config)
         model = make_model(dataset, config)
         folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)

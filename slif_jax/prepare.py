@@ -1,0 +1,25 @@
+"""From a configuration to the data it is trained on. Everything that restores a run goes through here."""
+
+from slif_jax import data, noise
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+
+
+def load_dataset(config: Config, *, data_dir: str | None = None) -> Dataset:
+    """Loads the data set of a configuration, with the cold items and the noise it asks for.
+
+    Args:
+      config: its Data fields count.
+      data_dir: where fetched data sets are kept; None is the user's cache folder.
+
+    Returns:
+      The data set; its fingerprint is that of the altered data.
+
+    Raises:
+      DataError: on unusable data.
+    """
+    dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
+    dataset = noise.hold_out_items(dataset, config.cold_items, config.split_seed)
+    dataset = noise.add_interactions(dataset, config.interaction_noise, config.noise_seed)
+    dataset = noise.replace_tails(dataset, config.triple_noise, config.noise_seed)
+    return noise.shuffle_features(dataset, config.feature_noise, config.noise_seed)
