@@ -12,12 +12,11 @@
 Columns may stand in any order, and others may stand between them.
 """
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from slif_jax.data import checks, features, tables
+from slif_jax.data import checks, features, findings, tables
 from slif_jax.data.dataset import Dataset, numbers, sorted_unique
 from slif_jax.data.errors import DataError
 
@@ -55,8 +54,7 @@ def read(folder: Path) -> Dataset:
     for code, name in enumerate(SPLITS):
         here = splits == code
         parts[name], repeats = sorted_unique([users[here], items[here]])
-        if repeats:
-            warnings.warn(f"{folder.name}: {repeats} repeated rows were dropped from {name}.", stacklevel=2)
+        findings.note("duplicates", f"{folder.name}: {repeats} repeated rows were dropped from {name}.", repeats)
     triples, num_entities, num_relations, entity_names, relation_names = _read_graph(folder, num_items)
     dataset = Dataset(
         name=folder.resolve().name,
@@ -173,8 +171,7 @@ def _read_graph(folder: Path, num_items: int):
     table = tables.read_strings(path, required=("head", "relation", "tail"))
     columns = [tables.integers(table, column, path) for column in ("head", "relation", "tail")]
     triples, repeats = sorted_unique(columns)
-    if repeats:
-        warnings.warn(f"{folder.name}: {repeats} repeated triples were dropped.", stacklevel=3)
+    findings.note("repeated_triples", f"{folder.name}: {repeats} repeated triples were dropped.", repeats)
     sizes, names = [], []
     for key, ids in (("entity", triples[:, [0, 2]]), ("relation", triples[:, 1])):
         named = _read_names(folder / f"{'entities' if key == 'entity' else 'relations'}.tsv", key)
