@@ -30,11 +30,21 @@ class Reporter(Protocol):
     def __exit__(self, kind: object, error: object, trace: object) -> None: ...
 
 
-def make_reporter(mode: str, *, epochs: int, start: int, metric: str) -> Reporter:
+@runtime_checkable
+class ReporterFactory(Protocol):
+    """Makes a reporter once it is known how many epochs there are."""
+
+    def __call__(self, *, epochs: int, start: int, metric: str) -> Reporter:
+        """`epochs` at most, of which `start` are done; `metric` is the validation metric that counts."""
+        ...
+
+
+def make_reporter(mode: str | ReporterFactory, *, epochs: int, start: int, metric: str) -> Reporter:
     """The reporter for a mode.
 
     Args:
-      mode: 'bar', 'line', 'off', or 'auto': a bar where standard error is a terminal, else lines.
+      mode: 'bar', 'line', 'off', or 'auto': a bar where standard error is a terminal, else lines. Or a function that
+        makes the reporter.
       epochs: epochs at most.
       start: epochs already done.
       metric: validation metric to show.
@@ -45,6 +55,8 @@ def make_reporter(mode: str, *, epochs: int, start: int, metric: str) -> Reporte
     Raises:
       ValueError: on another mode.
     """
+    if not isinstance(mode, str):
+        return mode(epochs=epochs, start=start, metric=metric)
     if mode not in MODES:
         raise ValueError(f"`progress` must be one of {', '.join(MODES)}: got '{mode}'.")
     if mode == "off":

@@ -17,7 +17,7 @@ from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.model import make_model
 from slif_jax.prepare import load_dataset
-from slif_jax.progress import make_reporter
+from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.train_state import init_train_state, make_optimizer
 from slif_jax.train_step import close_the_loop, feed_back, make_run_epoch, rebuild_is_due, training_data
 from slif_jax.workdir import Workdir, peak_memory_bytes
@@ -44,8 +44,9 @@ def train_and_evaluate(
     *,
     data_dir: str | None = None,
     resume: str = "auto",
-    progress: str = "auto",
+    progress: str | ReporterFactory = "auto",
     checkpoint_every: int = 10,
+    evaluate_test: bool = True,
     flags_text: str | None = None,
 ) -> dict[str, Any]:
     """Runs a whole training and leaves everything in `workdir`.
@@ -55,8 +56,9 @@ def train_and_evaluate(
       workdir: folder of the run.
       data_dir: where fetched data sets are kept; None is the user's cache folder.
       resume: 'auto', 'never' or 'must'; see `Workdir.open`.
-      progress: 'auto', 'bar', 'line' or 'off'.
+      progress: 'auto', 'bar', 'line', 'off', or a function that makes the reporter.
       checkpoint_every: epochs between two checkpoints; a new best is saved as well.
+      evaluate_test: False leaves test alone, for a search over settings; the same call with True later evaluates it.
       flags_text: written to `flags.txt`, for programs that are started with flags.
 
     Returns:
@@ -83,7 +85,7 @@ def train_and_evaluate(
         tasks = {split: ranking_task(dataset, split, config.eval_block) for split in ("valid", "test")}
         keep_open = stack.pop_all()
     with keep_open:  # whatever happens, a checkpoint that is being written is finished
-        done = _finished(folder, config, status)
+        done = _finished(folder, config, status, evaluate_test=evaluate_test)
         if done is not None:
             with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
                 reporter.say(f"{folder.path} is done: nothing to train.\n{describe_result(done)}")
@@ -129,7 +131,7 @@ def train_and_evaluate(
                 state, _ = checkpoints.restore(state, status.best_epoch)
             with seconds.measure("evaluate"):
                 encoded = encode(state.params, graphs, state.correlation)
-                test = evaluate_vectors(encoded.final, tasks["test"], dataset, config)
+                test = evaluate_vectors(encoded.final, tasks["test"], dataset, config) if evaluate_test else None
             result = _result(config, dataset, status, test, seconds)
             folder.write_json("result.json", result)
             rows = folder.read_metrics()
@@ -175,17 +177,19 @@ def _number(value: jax.Array | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _finished(folder: Workdir, config: Config, status: Progress) -> dict[str, Any] | None:
+def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_test: bool) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do."""
     result = folder.read_json("result.json")
     complete = result is not None and result.get("epochs") == status.epoch
+    if complete and evaluate_test and not result["test"]:
+        complete = False
     return result if complete and _is_over(status, config) else None
 
 
 def _result(
-    config: Config, dataset: data.Dataset, status: Progress, test: Evaluation, seconds: dict[str, float]
+    config: Config, dataset: data.Dataset, status: Progress, test: Evaluation | None, seconds: dict[str, float]
 ) -> dict[str, Any]:
-    return {
+    result = {
         "dataset": dataset.name,
         "protocol": config.protocol,
         "seed": config.seed,
@@ -195,12 +199,16 @@ def _result(
         "epochs": status.epoch,
         "stopped_early": status.evaluations_since_best >= config.patience,
         "valid": status.best_metrics,
-        "test": test.means(),
-        "test_users": int(test.has_history.sum()),
-        "test_without_history": {"users": int((~test.has_history).sum()), **test.cold_user_means()},
+        "test": {},
+        "test_users": 0,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
     }
+    if test is not None:
+        result["test"] = test.means()
+        result["test_users"] = int(test.has_history.sum())
+        result["test_without_history"] = {"users": int((~test.has_history).sum()), **test.cold_user_means()}
+    return result
 
 
 def describe_result(result: dict[str, Any]) -> str:
@@ -210,9 +218,10 @@ def describe_result(result: dict[str, Any]) -> str:
         f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg"))
     )
     chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
+    test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
-        f"Test ({result['protocol']}, {result['test_users']} users): {scores}\n"
+        f"{test}\n"
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in seconds.items())}; "
         f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB."
     )

@@ -150,3 +150,14 @@ def test_without_validation_the_last_epoch_counts(tmp_path: Path, monkeypatch: p
     assert result["best_epoch"] == 3
     assert result["valid"] == {}
     assert result["test"]["recall@20"] > 0
+
+
+def test_a_search_leaves_test_alone_until_it_is_asked_for(unbroken: Path, tmp_path: Path):
+    searched = run(tmp_path / "run", evaluate_test=False)
+    assert searched["test"] == {}
+    assert searched["valid"] == numbers(unbroken)[1]
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+    chosen = run(tmp_path / "run")
+    assert numbers(tmp_path / "run") == numbers(unbroken)
+    assert chosen["test"] == numbers(unbroken)[2]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == rows
