@@ -18,9 +18,8 @@ USAGE_ERROR = 2
 
 def define_config_flags() -> None:
     """Defines one flag per field of `Config`."""
-    defaults = Config()
     for field in dataclasses.fields(Config):
-        value, text = getattr(defaults, field.name), field.metadata["help"]
+        value, text = field.default, field.metadata["help"]
         choices = field.metadata.get("choices")
         if isinstance(value, bool):
             flags.DEFINE_boolean(field.name, value, text)

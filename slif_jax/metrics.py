@@ -1,10 +1,8 @@
-"""Ranking metrics from hit lists, one value per user, at several cut-offs at once."""
+"""Ranking metrics from hit lists, one value per user, at several cut-offs at once. NumPy in float64: exact to compare."""
 
-import jax.numpy as jnp
-from jax import Array
-from jaxtyping import Bool, Float, Int
+import numpy as np
 
-from slif_jax.config import METRIC_NAMES
+METRIC_NAMES = ("recall", "ndcg", "precision", "hit", "map", "mrr")
 
 
 def metric_names(topk: tuple[int, ...]) -> tuple[str, ...]:
@@ -13,45 +11,50 @@ def metric_names(topk: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def ranking_metrics(
-    hits: Bool[Array, "n width"], num_relevant: Int[Array, " n"], topk: tuple[int, ...]
-) -> Float[Array, "n metrics"]:
+    hits: np.ndarray, num_relevant: np.ndarray, topk: tuple[int, ...], *, ideal: str = "reachable"
+) -> np.ndarray:
     """Recall, NDCG, precision, hit, MAP and MRR of ranked lists.
 
-    n is the number of users, width the length of the lists.
+    n is the number of users, width the length K* of the lists.
 
     Args:
-      hits: `[n, width]`, whether the item at this rank is relevant; best rank first.
+      hits: `[n, width]` bool, whether the item at this rank is relevant; best rank first.
       num_relevant: `[n]`, relevant items |R| of each user; 0 gives zeros.
       topk: cut-offs K, each at most `width` or the list is taken to go on without hits.
+      ideal: of NDCG@K: 'reachable' takes min(|R|, K) hits, 'found' the hits within the list, at most K of them.
 
     Returns:
-      `[n, 6 * len(topk)]` in the order of `metric_names(topk)`, float32. Recall is hits / |R|, precision hits / K,
-      the ideal of NDCG and the denominator of MAP use min(|R|, K), MRR is 1 / rank of the first hit within K.
+      `[n, 6 * len(topk)]` in the order of `metric_names(topk)`, float64. Recall is hits / |R|, precision hits / K, the
+      denominator of MAP is min(|R|, K), MRR is 1 / rank of the first hit within K.
+
+    Raises:
+      ValueError: on another ideal.
+
+    Reference: docs/protocols.md.
     """
-    width = hits.shape[1]
-    gain = hits.astype(jnp.float32)
-    rank = jnp.arange(1, width + 1, dtype=jnp.float32)
-    discount = 1.0 / jnp.log2(rank + 1.0)
-    relevant = num_relevant.astype(jnp.float32)
-    some = relevant > 0
+    if ideal not in ("reachable", "found"):
+        raise ValueError(f"`ideal` must be one of reachable, found: got '{ideal}'.")
+    n, width = hits.shape
+    gain = hits.astype(np.float64)
+    rank = np.arange(1, width + 1, dtype=np.float64)
+    hit_counts = np.cumsum(gain, axis=1)
+    dcg = np.cumsum(gain / np.log2(rank + 1.0), axis=1)
+    precision_sums = np.cumsum(gain * hit_counts / rank, axis=1)
+    first = np.argmax(hits, axis=1) + 1 if width else np.ones(n, np.int64)
+    reciprocal = np.where(hits.any(axis=1), 1.0 / first, 0.0)
+    ideal_dcg = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, max(topk) + 2)))])
+    ideal_hits = num_relevant if ideal == "reachable" else hits.sum(axis=1)
 
-    hit_counts = jnp.cumsum(gain, axis=1)
-    dcg = jnp.cumsum(gain * discount[None, :], axis=1)
-    precision_sums = jnp.cumsum(gain * hit_counts / rank[None, :], axis=1)
-    first_hit = jnp.where(hit_counts == 1.0, gain, 0.0) / rank[None, :]
-    reciprocal = jnp.cumsum(first_hit, axis=1)
-
-    columns: dict[str, list[Array]] = {name: [] for name in METRIC_NAMES}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in METRIC_NAMES}
     for k in topk:
         last = min(k, width) - 1
-        ideal = jnp.cumsum(1.0 / jnp.log2(jnp.arange(2, k + 2, dtype=jnp.float32)))
-        reachable = jnp.minimum(num_relevant, k)
-        denominator = jnp.maximum(reachable, 1)
-        columns["recall"].append(hit_counts[:, last] / jnp.maximum(relevant, 1.0))
-        columns["ndcg"].append(dcg[:, last] / ideal[denominator - 1])
-        columns["precision"].append(hit_counts[:, last] / k)
-        columns["hit"].append((hit_counts[:, last] > 0).astype(jnp.float32))
-        columns["map"].append(precision_sums[:, last] / denominator.astype(jnp.float32))
-        columns["mrr"].append(reciprocal[:, last])
-    values = jnp.stack([column for name in METRIC_NAMES for column in columns[name]], axis=1)
-    return jnp.where(some[:, None], values, 0.0)
+        found = hit_counts[:, last]
+        best = ideal_dcg[np.minimum(ideal_hits, k)]
+        columns["recall"].append(found / np.maximum(num_relevant, 1))
+        columns["ndcg"].append(np.divide(dcg[:, last], best, out=np.zeros(n), where=best > 0))
+        columns["precision"].append(found / k)
+        columns["hit"].append((found > 0).astype(np.float64))
+        columns["map"].append(precision_sums[:, last] / np.maximum(np.minimum(num_relevant, k), 1))
+        columns["mrr"].append(np.where(first <= k, reciprocal, 0.0))
+    values = np.stack([column for name in METRIC_NAMES for column in columns[name]], axis=1)
+    return np.where((num_relevant > 0)[:, None], values, 0.0)
