@@ -1,10 +1,10 @@
-"""Full ranking of all items for the users of a split, on the device, in blocks of users.
+"""Full ranking of the items for the users of a split, under a protocol, in blocks of users.
 
-Protocol `strict`: every item is a candidate except those of the user's training part (and, at test, of the validation
-part); ties go to the lower item index; metrics are means over users, unrounded; users without training interactions
-are reported apart.
+The device ranks and says which ranks are hits; metrics are computed from those on the host, in float64, so that they
+can be compared digit by digit. `slif_jax.protocols` holds the rules.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -12,42 +12,77 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Int8
 
 from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.metrics import metric_names, ranking_metrics
 from slif_jax.model import Vectors
+from slif_jax.protocols import Protocol
 from slif_jax.rows import contains
 
 SPLITS = ("valid", "test")
 
 
-class RankingTask(NamedTuple):
-    """Whom to rank for, what to leave out, and what counts as a hit. n users, padded to whole blocks."""
+class TaskArrays(NamedTuple):
+    """What the device needs to rank. n users, padded to whole blocks."""
 
     users: Int[Array, " n"]
     seen_indptr: Int[Array, " n_plus_1"]
     seen: Int[Array, " s"]
+    """Positions among the candidates."""
     relevant_indptr: Int[Array, " n_plus_1"]
     relevant: Int[Array, " r"]
+    """Item ids."""
+    candidates: Int[Array, " c"] | None
+    """Item ids in the order in which ties are broken; None ranks all items in their own order."""
+    is_cold: Bool[Array, " items"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RankingTask:
+    """A split laid out for `evaluate_vectors`: whom to rank for, what to leave out, and what counts as a hit."""
+
+    protocol: Protocol
+    split: str
+    topk: tuple[int, ...]
+    block: int
+    arrays: TaskArrays
+    users: np.ndarray
+    """`[n]` user indices, ascending."""
+    num_relevant: np.ndarray
+    """`[n]` relevant items |R| of each user, counted as the protocol counts them."""
+    num_cold: np.ndarray
+    """`[n]` how many of those have no training interaction."""
+    history: np.ndarray
+    """`[n]` training interactions of each user."""
 
 
 class Evaluation(NamedTuple):
-    """Metrics per user, on the host."""
+    """What was found for each user, on the host."""
 
     users: np.ndarray
     """`[n]` user indices, ascending."""
     values: np.ndarray
-    """`[n, metrics]` in the order of `metric_names(config.topk)`."""
+    """`[n, metrics]` float64, in the order of `names`."""
     has_history: np.ndarray
     """`[n]`, whether the user has training interactions."""
     names: tuple[str, ...]
+    hits: np.ndarray
+    """`[n, K*]` int8 by rank: 0 no hit, 1 an item with training interactions, 2 one without."""
+    task: RankingTask
+
+    @property
+    def counted(self) -> np.ndarray:
+        """`[n]`, whether the user takes part in the means of the protocol."""
+        if self.task.protocol.cold_users == "count":
+            return np.ones(len(self.users), np.bool_)
+        return self.has_history
 
     def means(self) -> dict[str, float]:
-        """Means over the users with training interactions."""
-        return self._means(self.has_history)
+        """Means over users, as the protocol counts and rounds them."""
+        return self._means(self.counted)
 
     def cold_user_means(self) -> dict[str, float]:
         """Means over the users without training interactions."""
@@ -56,7 +91,11 @@ class Evaluation(NamedTuple):
     def _means(self, mask: np.ndarray) -> dict[str, float]:
         if not mask.any():
             return dict.fromkeys(self.names, 0.0)
-        return dict(zip(self.names, self.values[mask].mean(axis=0, dtype=np.float64).tolist(), strict=True))
+        means = self.values[mask].mean(axis=0)
+        digits = self.task.protocol.round_digits
+        if digits is not None:
+            means = np.round(means, digits)
+        return dict(zip(self.names, means.tolist(), strict=True))
 
 
 def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,85 +120,146 @@ def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.n
     return indptr, items[order].astype(np.int32)
 
 
-def ranking_task(dataset: Dataset, split: str, block: int) -> RankingTask:
+def ranking_task(
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    *,
+    protocol: Protocol | None = None,
+    candidates: np.ndarray | None = None,
+) -> RankingTask:
     """Lays out a split for `evaluate_vectors`.
 
     Args:
       dataset: loaded data.
       split: 'valid' or 'test'.
-      block: users per block; the arrays are padded to a multiple of it with rows that have nothing relevant.
+      config: cut-offs, and users per block: the arrays are padded to a multiple of it with rows of nothing.
+      protocol: the rules; None takes `config.rules()`.
+      candidates: `[c]` item ids that may be recommended, for a protocol whose candidates are 'listed'.
 
     Returns:
-      `RankingTask` on the default device.
+      `RankingTask`, its arrays on the default device.
 
     Raises:
-      ValueError: on another split.
+      ValueError: on another split, or if candidates are given to a protocol that does not list them, or are missing.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}: got '{split}'.")
-    relevant_pairs = dataset.valid if split == "valid" else dataset.test
-    seen_pairs = dataset.train if split == "valid" else np.concatenate([dataset.train, dataset.valid])
-    users = np.unique(relevant_pairs[:, 0])
+    protocol = config.rules() if protocol is None else protocol
+    history = np.bincount(dataset.train[:, 0], minlength=dataset.num_users)
+    is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
+
+    relevant_pairs = dataset.splits[split]
+    if protocol.cold_users == "drop":
+        relevant_pairs = relevant_pairs[history[relevant_pairs[:, 0]] > 0]
+    seen_pairs = dataset.train
+    if split == "test" and protocol.mask == "train+valid":
+        seen_pairs = np.concatenate([dataset.train, dataset.valid])
+    if not protocol.mask_own_positives:
+        seen_pairs = seen_pairs[~np.isin(_keys(seen_pairs, dataset), _keys(relevant_pairs, dataset))]
+
+    users, num_relevant = np.unique(relevant_pairs[:, 0], return_counts=True)
+    cold_rows = relevant_pairs[is_cold[relevant_pairs[:, 1]], 0]
+    order = _candidate_order(dataset, protocol, is_cold, candidates)
+    if order is not None:
+        position = np.full(dataset.num_items, -1, np.int64)
+        position[order] = np.arange(len(order))
+        seen_pairs = np.stack([seen_pairs[:, 0], position[seen_pairs[:, 1]]], axis=1)
+        seen_pairs = seen_pairs[seen_pairs[:, 1] >= 0]
+
     seen_indptr, seen = csr_rows(seen_pairs, users, dataset.num_users)
     relevant_indptr, relevant = csr_rows(relevant_pairs, users, dataset.num_users)
-    padding = -len(users) % block
-    return RankingTask(
+    padding = -len(users) % config.eval_block
+    arrays = TaskArrays(
         users=jnp.asarray(np.pad(users.astype(np.int32), (0, padding))),
         seen_indptr=jnp.asarray(np.pad(seen_indptr, (0, padding), mode="edge")),
         seen=jnp.asarray(seen),
         relevant_indptr=jnp.asarray(np.pad(relevant_indptr, (0, padding), mode="edge")),
         relevant=jnp.asarray(relevant),
+        candidates=None if order is None else jnp.asarray(order.astype(np.int32)),
+        is_cold=jnp.asarray(is_cold),
+    )
+    return RankingTask(
+        protocol=protocol,
+        split=split,
+        topk=config.topk,
+        block=config.eval_block,
+        arrays=arrays,
+        users=users,
+        num_relevant=num_relevant,
+        num_cold=np.bincount(cold_rows, minlength=dataset.num_users)[users],
+        history=history[users],
     )
 
 
-@functools.partial(jax.jit, static_argnames=("topk", "block"))
+def _keys(pairs: np.ndarray, dataset: Dataset) -> np.ndarray:
+    return pairs[:, 0].astype(np.int64) * dataset.num_items + pairs[:, 1]
+
+
+def _candidate_order(
+    dataset: Dataset, protocol: Protocol, is_cold: np.ndarray, listed: np.ndarray | None
+) -> np.ndarray | None:
+    """The candidates, first the one that wins a tie; None for all items in their own order."""
+    if (listed is not None) != (protocol.candidates == "listed"):
+        raise ValueError(
+            f"`candidates` must be given if, and only if, the protocol's candidates are 'listed': "
+            f"they are '{protocol.candidates}'."
+        )
+    if protocol.candidates == "all" and protocol.ties == "lower":
+        return None
+    if listed is not None:
+        order = np.unique(listed)
+        if len(order) and (order[0] < 0 or order[-1] >= dataset.num_items):
+            raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {order[[0, -1]]}.")
+    else:
+        order = np.flatnonzero(~is_cold) if protocol.candidates == "train" else np.arange(dataset.num_items)
+    return order if protocol.ties == "lower" else order[::-1]
+
+
+@functools.partial(jax.jit, static_argnames=("width", "block"))
 def rank_block(
-    vectors: Vectors, task: RankingTask, start: Int[Array, ""], *, topk: tuple[int, ...], block: int
-) -> Float[Array, "block metrics"]:
-    """Metrics of `block` users of a task.
+    vectors: Vectors, arrays: TaskArrays, start: Int[Array, ""], *, width: int, block: int
+) -> Int8[Array, "block width"]:
+    """Where the hits are in the lists of `block` users of a task.
 
     Args:
       vectors: final vectors of users and items.
-      task: from `ranking_task`.
+      arrays: of a `RankingTask`.
       start: first row of the block.
-      topk: cut-offs. Static.
+      width: length K* of the lists. Static.
       block: users at a time. Static.
 
     Returns:
-      `[block, metrics]`; zeros for rows without relevant items.
+      `[block, width]` by rank: 0 no hit, 1 a hit on an item with training interactions, 2 on one without.
     """
-    users = jax.lax.dynamic_slice_in_dim(task.users, start, block)
-    seen_bounds = jax.lax.dynamic_slice_in_dim(task.seen_indptr, start, block + 1)
-    bounds = jax.lax.dynamic_slice_in_dim(task.relevant_indptr, start, block + 1)
-    exclude = ops.Exclusions(seen_bounds, task.seen)
-    ranked = ops.topk(vectors.users[users], vectors.items, max(topk), exclude=exclude).indices
-    hits = contains(task.relevant, bounds[:-1], bounds[1:], ranked)
-    return ranking_metrics(hits, bounds[1:] - bounds[:-1], topk)
+    users = jax.lax.dynamic_slice_in_dim(arrays.users, start, block)
+    seen_bounds = jax.lax.dynamic_slice_in_dim(arrays.seen_indptr, start, block + 1)
+    bounds = jax.lax.dynamic_slice_in_dim(arrays.relevant_indptr, start, block + 1)
+    exclude = ops.Exclusions(seen_bounds, arrays.seen)
+    items: Float[Array, "c d"] = vectors.items
+    if arrays.candidates is not None:
+        items = items[arrays.candidates]
+    ranked = ops.topk(vectors.users[users], items, width, exclude=exclude).indices
+    if arrays.candidates is not None:
+        ranked = jnp.where(ranked < 0, -1, arrays.candidates[ranked])
+    hits = contains(arrays.relevant, bounds[:-1], bounds[1:], ranked)
+    kind = 1 + arrays.is_cold[ranked].astype(jnp.int8)
+    return jnp.where(hits, kind, jnp.int8(0))
 
 
-def evaluate_vectors(vectors: Vectors, task: RankingTask, dataset: Dataset, config: Config) -> Evaluation:
-    """Ranks all items for every user of a task.
+def evaluate_vectors(vectors: Vectors, task: RankingTask) -> Evaluation:
+    """Ranks the candidates for every user of a task.
 
     Args:
       vectors: final vectors.
-      task: from `ranking_task` with `config.eval_block`.
-      dataset: the data of the task.
-      config: cut-offs and block size.
+      task: from `ranking_task`.
 
     Returns:
       `Evaluation`.
-
-    Raises:
-      ValueError: if the task was built for another block size.
     """
-    block = config.eval_block
-    num_rows = task.users.shape[0]
-    if num_rows % block:
-        raise ValueError(f"`task` has {num_rows} rows, no multiple of eval_block={block}. Build it with that block.")
-    parts = [rank_block(vectors, task, np.int32(i), topk=config.topk, block=block) for i in range(0, num_rows, block)]
-    names = metric_names(config.topk)
-    relevant = np.diff(np.asarray(task.relevant_indptr)) > 0
-    values = np.concatenate([np.asarray(part) for part in parts]) if parts else np.zeros((0, len(names)))
-    users = np.asarray(task.users)[relevant]
-    history = np.bincount(dataset.train[:, 0], minlength=dataset.num_users) > 0
-    return Evaluation(users, values[relevant], history[users], names)
+    width = max(task.protocol.list_length, *task.topk)
+    starts = range(0, task.arrays.users.shape[0], task.block)
+    parts = [rank_block(vectors, task.arrays, np.int32(i), width=width, block=task.block) for i in starts]
+    hits = np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)])[: len(task.users)]
+    values = ranking_metrics(hits > 0, task.num_relevant, task.topk, ideal=task.protocol.ideal)
+    return Evaluation(task.users, values, task.history > 0, metric_names(task.topk), hits, task)

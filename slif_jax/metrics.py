@@ -1,4 +1,4 @@
-"""Ranking metrics from hit lists, one value per user, at several cut-offs at once. NumPy in float64: exact to compare."""
+"""Ranking metrics from hit lists, a value per user, at several cut-offs at once; NumPy in float64."""
 
 import numpy as np
 

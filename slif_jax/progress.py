@@ -72,7 +72,9 @@ def _loss_text(row: Row) -> str:
 
 
 def _score_text(row: Row, metric: str, best: float) -> list[str]:
-    return [f"valid {metric} {row['valid'][metric]:.4f} (best {best:.4f})"] if row["valid"] else []
+    """The part that picks the epoch: validation, or under a protocol that does so, test."""
+    scored = [(part, row[part]) for part in ("valid", "test") if row.get(part)]
+    return [f"{part} {metric} {scores[metric]:.4f} (best {best:.4f})" for part, scores in scored]
 
 
 def _drift_text(row: Row) -> list[str]:

@@ -1,7 +1,7 @@
 """Evaluation protocols: every rule that decides which number the same scores give, in one dataclass, and four presets.
 
-The rules of the presets are those of the programs they are named after, as they stand in their own files; docs/protocols.md
-gives them side by side, with what the same scores are worth under each. Host only: no jax.
+The rules of the presets are those of the programs they are named after, as they stand in their own files;
+docs/protocols.md gives them side by side, with what the same scores are worth under each. Host only: no jax.
 """
 
 import dataclasses

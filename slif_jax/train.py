@@ -15,9 +15,11 @@ from slif_jax.checkpoint import Checkpoints, Progress
 from slif_jax.config import Config
 from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
 from slif_jax.graphs import build_graphs
+from slif_jax.groups import save_users, test_results
 from slif_jax.model import make_model
 from slif_jax.prepare import load_dataset
 from slif_jax.progress import ReporterFactory, make_reporter
+from slif_jax.protocols import Protocol
 from slif_jax.train_state import init_train_state, make_optimizer
 from slif_jax.train_step import close_the_loop, feed_back, make_run_epoch, rebuild_is_due, training_data
 from slif_jax.workdir import Workdir, peak_memory_bytes
@@ -82,7 +84,8 @@ def train_and_evaluate(
         if (last := checkpoints.last_epoch()) is not None:
             state, status = checkpoints.restore(state, last)
         examples = training_data(dataset)
-        tasks = {split: ranking_task(dataset, split, config.eval_block) for split in ("valid", "test")}
+        rules = config.rules()
+        tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
         keep_open = stack.pop_all()
     with keep_open:  # whatever happens, a checkpoint that is being written is finished
         done = _finished(folder, config, status, evaluate_test=evaluate_test)
@@ -115,23 +118,26 @@ def train_and_evaluate(
                 with seconds.measure("evaluate"):
                     encoded = encode(state.params, graphs, state.correlation)
                     state = feed_back(state, encoded, config)
-                    valid = {}
-                    if len(dataset.valid) and _evaluation_is_due(status.epoch + 1, config):
-                        valid = evaluate_vectors(encoded.final, tasks["valid"], dataset, config).means()
-                status, is_best = _advance(status, valid, config, seconds)
-                row = {"epoch": status.epoch, "loss": losses, "valid": valid, "correlation_kept": _number(kept)}
+                    scores = {}
+                    if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
+                        scores = evaluate_vectors(encoded.final, tasks[rules.select_part]).means()
+                status, is_best = _advance(status, scores, rules, seconds)
+                row = {"epoch": status.epoch, "loss": losses, "valid": {}, "correlation_kept": _number(kept)}
+                row[rules.select_part] = scores
                 folder.append_metrics(row)
                 if is_best or status.epoch % checkpoint_every == 0 or _is_over(status, config):
                     checkpoints.save(state, status)
                 reporter.epoch(row, best=status.best_value)
             checkpoints.wait()
-            if not len(dataset.valid):
+            if not len(dataset.splits[rules.select_part]):
                 status = dataclasses.replace(status, best_epoch=status.epoch)
             elif status.best_epoch != status.epoch:
                 state, _ = checkpoints.restore(state, status.best_epoch)
             with seconds.measure("evaluate"):
                 encoded = encode(state.params, graphs, state.correlation)
-                test = evaluate_vectors(encoded.final, tasks["test"], dataset, config) if evaluate_test else None
+                test = evaluate_vectors(encoded.final, tasks["test"]) if evaluate_test else None
+            if test is not None:
+                save_users(folder.path / "test_users.npz", test, dataset, config)
             result = _result(config, dataset, status, test, seconds)
             folder.write_json("result.json", result)
             rows = folder.read_metrics()
@@ -149,16 +155,16 @@ def _evaluation_is_due(epoch: int, config: Config) -> bool:
 
 
 def _advance(
-    status: Progress, valid: dict[str, float], config: Config, seconds: dict[str, float]
+    status: Progress, scores: dict[str, float], rules: Protocol, seconds: dict[str, float]
 ) -> tuple[Progress, bool]:
-    """Counts the epoch, and whether it is the best so far; an equal value is no improvement."""
+    """Counts the epoch, and whether it is the best so far."""
     status = dataclasses.replace(status, epoch=status.epoch + 1, seconds=dict(seconds))
-    if not valid:
+    if not scores:
         return status, False
-    value = valid[config.select_on]
-    if value > status.best_value:
+    value = scores[rules.select_on]
+    if rules.better(value, status.best_value):
         best = dataclasses.replace(
-            status, best_epoch=status.epoch, best_value=value, best_metrics=valid, evaluations_since_best=0
+            status, best_epoch=status.epoch, best_value=value, best_metrics=scores, evaluations_since_best=0
         )
         return best, True
     return dataclasses.replace(status, evaluations_since_best=status.evaluations_since_best + 1), False
@@ -189,39 +195,44 @@ def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_tes
 def _result(
     config: Config, dataset: data.Dataset, status: Progress, test: Evaluation | None, seconds: dict[str, float]
 ) -> dict[str, Any]:
+    rules = config.rules()
     result = {
         "dataset": dataset.name,
-        "protocol": config.protocol,
+        "protocol": rules.label(),
+        "rules": dataclasses.asdict(rules),
         "seed": config.seed,
         "data_fingerprint": dataset.fingerprint,
         "split_fingerprint": dataset.split_fingerprint,
         "best_epoch": status.best_epoch,
         "epochs": status.epoch,
         "stopped_early": status.evaluations_since_best >= config.patience,
-        "valid": status.best_metrics,
+        "selected_on": rules.select_part,
+        "valid": status.best_metrics if rules.select_part == "valid" else {},
         "test": {},
         "test_users": 0,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if test is not None:
-        result["test"] = test.means()
-        result["test_users"] = int(test.has_history.sum())
-        result["test_without_history"] = {"users": int((~test.has_history).sum()), **test.cold_user_means()}
+        result |= test_results(test, config.activity_groups)
     return result
 
 
 def describe_result(result: dict[str, Any]) -> str:
-    """Three lines for people: what was reached, on what, in which time."""
+    """Lines for people: what was reached, on what, by which rules, in which time."""
     seconds = result["seconds"]
     scores = ", ".join(
         f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg"))
     )
-    chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
+    if result["selected_on"] == "test":
+        chosen = f"selected on test, as protocol {result['rules']['name']} does: its numbers are optimistic"
+    else:
+        chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
     test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
         f"{test}\n"
+        f"Split {result['split_fingerprint'][:16]}, data {result['data_fingerprint'][:16]}.\n"
         f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in seconds.items())}; "
         f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB."
     )
