@@ -104,7 +104,7 @@ def run(main: Callable[[], int | None]) -> None:
             if len(argv) > 1:
                 raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")
             return main() or 0
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
             if not isinstance(error, DataError | WorkdirError | OSError | FloatingPointError) and not _is_ours(error):
                 raise
             return complain(str(error))

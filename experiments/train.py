@@ -4,10 +4,13 @@ python -m experiments.train --flagfile=experiments/presets/ml-100k.flags --workd
 python -m experiments.train --dataset=path/to/folder --workdir=runs/mine
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from experiments import cli
 from slif_jax import ops
+from slif_jax.events import with_tensorboard
 from slif_jax.progress import MODES
 from slif_jax.train import describe_result, train_and_evaluate
 from slif_jax.workdir import RESUME_MODES
@@ -25,19 +28,25 @@ _PROGRESS = flags.DEFINE_enum("progress", "auto", MODES, "auto: a bar on a termi
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 10, "Epochs between two checkpoints; a new best is saved as well.", lower_bound=1
 )
+_TENSORBOARD = flags.DEFINE_boolean(
+    "tensorboard", False, "Write events to WORKDIR/tensorboard too; needs the extra 'tensorboard'."
+)
 
 
 def main() -> None:
     """Runs the training that the flags describe."""
     config = cli.config_from_flags()
     cli.set_up_jax()
+    progress = _PROGRESS.value
+    if _TENSORBOARD.value:
+        progress = with_tensorboard(progress, Path(_WORKDIR.value) / "tensorboard")
     with ops.default_implementation(flags.FLAGS.implementation):
         result = train_and_evaluate(
             config,
             _WORKDIR.value,
             data_dir=flags.FLAGS.data_dir,
             resume=_RESUME.value,
-            progress=_PROGRESS.value,
+            progress=progress,
             checkpoint_every=_CHECKPOINT_EVERY.value,
             flags_text=cli.flags_text(),
         )

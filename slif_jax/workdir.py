@@ -126,7 +126,7 @@ class Workdir:
             raise WorkdirError(f"{self.path / 'config.json'} is no configuration of this version: {error}") from None
 
     def _remove_run(self) -> None:
-        for folder in (self.checkpoints, self.plots):
+        for folder in (self.checkpoints, self.plots, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt"):
             (self.path / name).unlink(missing_ok=True)
