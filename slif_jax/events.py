@@ -1,4 +1,4 @@
-"""Writes what a run reports as TensorBoard events as well; needs the extra `tensorboard` (tensorboardX, no TensorFlow)."""
+"""Writes what a run reports as TensorBoard events too; needs the extra `tensorboard` (tensorboardX)."""
 
 from collections.abc import Callable
 from pathlib import Path
