@@ -14,7 +14,7 @@ from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
-from slif_jax.propagate import attend_knowledge, propagate, propagate_features
+from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_weights, propagate, propagate_features
 
 Params = dict[str, Any]
 
@@ -49,6 +49,22 @@ class Encoded(NamedTuple):
     item_weights: Float[Array, "items views"]
 
 
+class _Linear(NamedTuple):
+    kernel: Float[Array, "inputs d"]
+    bias: Float[Array, " d"]
+
+
+class _Affine(nn.Module):
+    """The parameters of a dense layer, for a caller that joins them with others before they meet the data."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, num_inputs: int) -> _Linear:
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (num_inputs, self.width))
+        return _Linear(kernel, self.param("bias", nn.initializers.zeros, (self.width,)))
+
+
 class SlifMr(nn.Module):
     """Parameters and forward pass of SLIF-MR.
 
@@ -68,8 +84,8 @@ class SlifMr(nn.Module):
         table = nn.initializers.xavier_uniform()
         self.user_embedding = self.param("user_embedding", table, (self.num_users, width))
         self.item_embedding = self.param("item_embedding", table, (self.num_items, width))
-        self.projections = {name: _dense(width, f"project_{name}") for name in self.modalities}
-        self.purifiers = {name: _dense(width, f"purify_{name}") for name in self.modalities}
+        self.projections = {name: _Affine(width, name=f"project_{name}") for name in self.modalities}
+        self.purifiers = {name: _Affine(width, name=f"purify_{name}") for name in self.modalities}
         if config.correlates("features") and config.learn_feature_correlation:
             self.feature_correlation = {
                 name: self.param(f"feature_correlation_{name}", _logit_of(config.feature_correlation), ())
@@ -121,7 +137,10 @@ class SlifMr(nn.Module):
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
         config, graph = self.config, graphs.features[name]
         x, present = item_features(graph)
-        gate = nn.sigmoid(self.purifiers[name](self.projections[name](x)))
+        # Two linear maps without anything between them: joined first, so that the features are multiplied once.
+        project, purify = self.projections[name](x.shape[1]), self.purifiers[name](config.width)
+        bias = project.bias @ purify.kernel + purify.bias
+        gate = nn.sigmoid(x @ (project.kernel @ purify.kernel) + bias[None, :])
         purified = jnp.where(present[:, None], self.item_embedding * gate, 0.0)
         use_correlation = config.correlates("features")
         share = config.feature_correlation
@@ -136,35 +155,58 @@ class SlifMr(nn.Module):
         )
 
     def _knowledge(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
-        config, graph = self.config, graphs.knowledge
-        assert graph is not None
-        use_correlation = config.correlates("knowledge")
-        x = jnp.concatenate([self.item_embedding, self.entity_embedding])
+        x, graph, arguments = self._knowledge_inputs(graphs, correlation)
         hops = []
         for query in self.queries:
-            x = attend_knowledge(
-                graph,
-                query(x),
-                x,
-                self.relation_vectors,
-                correlation=correlation if use_correlation else None,
-                correlation_relation=self.correlation_relation if use_correlation else None,
-                correlation_weight=config.knowledge_correlation,
-            )
+            x = attend_knowledge(graph, query(x), x, self.relation_vectors, **arguments)
             hops.append(x[: self.num_items])
         return sum(hops[1:], hops[0]) / len(hops)
+
+    def _knowledge_weights(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> KnowledgeWeights:
+        x, graph, arguments = self._knowledge_inputs(graphs, correlation)
+        hops = []
+        for query in self.queries:
+            hops.append(knowledge_weights(graph, query(x), x, self.relation_vectors, **arguments))
+            x = attend_knowledge(graph, query(x), x, self.relation_vectors, **arguments)
+        return jax.tree.map(lambda *weights: sum(weights[1:], weights[0]) / len(weights), *hops)
+
+    def _knowledge_inputs(
+        self, graphs: Graphs, correlation: jraph.GraphsTuple
+    ) -> tuple[Array, jraph.GraphsTuple, dict[str, Any]]:
+        """Entity vectors, the graph, and how the correlation graph takes part in every hop."""
+        assert graphs.knowledge is not None
+        x = jnp.concatenate([self.item_embedding, self.entity_embedding])
+        arguments: dict[str, Any] = {}
+        if self.config.correlates("knowledge"):
+            arguments["correlation"] = correlation
+            arguments["correlation_relation"] = self.correlation_relation
+            arguments["correlation_weight"] = self.config.knowledge_correlation
+        return x, graphs.knowledge, arguments
 
     def _fuse(self, views: Views) -> tuple[Array, Array]:
         """Attention over the views gives a common part; gated remainders are added (MGCN, eq. (8) to (11))."""
         base, sides = views
         if not sides:
             return base, jnp.zeros((base.shape[0], 0))
-        # One array per view, not one stacked array: reductions over a short middle axis are slow on a CPU.
-        logits = [jnp.sum(nn.tanh(self.fusion_hidden(x)) * self.fusion_vector, axis=1) for x in sides.values()]
-        weights = nn.softmax(jnp.stack(logits), axis=0)
+        weights = self._view_weights(sides)
         common = sum(w[:, None] * x for w, x in zip(weights, sides.values(), strict=True))
         remainders = [nn.sigmoid(self.gates[name](base)) * (x - common) for name, x in sides.items()]
         return base + common + sum(remainders) / len(remainders), weights.T
+
+    def _view_weights(self, sides: dict[str, Array]) -> Array:
+        # One array per view, not one stacked array: reductions over a short middle axis are slow on a CPU.
+        logits = [jnp.sum(nn.tanh(self.fusion_hidden(x)) * self.fusion_vector, axis=1) for x in sides.values()]
+        return nn.softmax(jnp.stack(logits), axis=0)
+
+    def _contributions(self, views: Views) -> dict[str, Array]:
+        """The terms of `_fuse`, sorted by view."""
+        base, sides = views
+        if not sides:
+            return {"collaborative": base}
+        gates = {name: nn.sigmoid(self.gates[name](base)) / len(sides) for name in sides}
+        rest = 1.0 - sum(gates.values())
+        weights = zip(sides.items(), self._view_weights(sides), strict=True)
+        return {"collaborative": base} | {name: x * (w[:, None] * rest + gates[name]) for (name, x), w in weights}
 
     @nn.nowrap
     def encode(self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
@@ -212,6 +254,41 @@ class SlifMr(nn.Module):
           `[n, D]` final vectors and `[n, V]` attention over the views.
         """
         return self.apply({"params": params}, views, method="_fuse")  # pyright: ignore[reportReturnType]
+
+    @nn.nowrap
+    def knowledge_attention(self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple) -> KnowledgeWeights:
+        """The attention behind the knowledge view, for inspection: the mean of the hops, as the view is.
+
+        Args:
+          params: from `init_params`.
+          graphs: static graphs, with a knowledge graph.
+          correlation: correlation graph of this epoch.
+
+        Returns:
+          `KnowledgeWeights`: per edge of `graphs.knowledge` and of `correlation`.
+
+        Raises:
+          ValueError: if the model has no knowledge graph.
+        """
+        if not self.knowledge:
+            raise ValueError("The model uses no knowledge graph: there is no attention over it.")
+        return self.apply(  # pyright: ignore[reportReturnType]
+            {"params": params}, graphs, correlation, method="_knowledge_weights"
+        )
+
+    @nn.nowrap
+    def contributions(self, params: Params, views: Views) -> dict[str, Float[Array, "n d"]]:
+        """What each view adds to the final vectors of the rows of `views`, for inspection.
+
+        Args:
+          params: from `init_params`.
+          views: n rows, users or items.
+
+        Returns:
+          By view, 'collaborative' first, `[n, D]`. Their sum is the final vector, so that the inner products of a
+          user's vector with an item's contributions sum to the score.
+        """
+        return self.apply({"params": params}, views, method="_contributions")  # pyright: ignore[reportReturnType]
 
     @nn.nowrap
     def init_params(self, rng: PRNGKeyArray, graphs: Graphs, correlation: jraph.GraphsTuple) -> Params:

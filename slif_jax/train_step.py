@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Int
@@ -60,9 +61,8 @@ def loss_fn(
     config = model.config
     all_users, all_items = model.encode_views(params, graphs, correlation_graph)
     num_examples, num_negatives = batch.negatives.shape
-    final_users = _fuse_rows(model, params, all_users, batch.users)
     item_ids = jnp.concatenate([batch.positives, batch.negatives.reshape(-1)])
-    final_items = _fuse_rows(model, params, all_items, item_ids)
+    final_users, final_items = _fuse_rows(model, params, (all_users, batch.users), (all_items, item_ids))
     positives = final_items[:num_examples]
     negatives = final_items[num_examples:].reshape(num_examples, num_negatives, -1)
     total = jnp.maximum(jnp.sum(batch.weight), 1.0)
@@ -104,11 +104,18 @@ def _recommendation_loss(users: Array, positives: Array, negatives: Array, batch
     return losses.bpr_loss(jnp.sum(users * positives, axis=1), negative_scores)
 
 
-def _fuse_rows(model: SlifMr, params: Params, views: Views, ids: Array) -> Array:
-    """Final vectors of some rows: fusion works row by row, so the shorter of batch and table is fused."""
-    if len(ids) < len(views.collaborative):
-        return model.fuse(params, views.take(ids))[0]
-    return model.fuse(params, views)[0][ids]
+def _fuse_rows(model: SlifMr, params: Params, *wanted: tuple[Views, Array]) -> list[Array]:
+    """Final vectors of some rows of several tables. Fusion works row by row, so all are fused at once.
+
+    Of each table the shorter of the wanted rows and the whole is fused.
+    """
+    tables = [views.take(ids) if len(ids) < len(views.collaborative) else views for views, ids in wanted]
+    fused, _ = model.fuse(params, jax.tree.map(lambda *parts: jnp.concatenate(parts), *tables))
+    bounds = np.cumsum([len(table.collaborative) for table in tables])[:-1]
+    final = []
+    for part, table, (views, ids) in zip(jnp.split(fused, bounds), tables, wanted, strict=True):
+        final.append(part[ids] if table is views else part)
+    return final
 
 
 def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, config: Config) -> Array:

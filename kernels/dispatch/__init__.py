@@ -23,7 +23,8 @@ OPS = tuple(TABLE["cpu"])
 NAMES: dict[str, tuple[str, ...]] = {
     op: ("reference", "xla", "native", "pallas_tpu") if op == "spmm" else ("reference", "xla", "native") for op in OPS
 }
-_override: list[str | None] = [None]
+# Part of the key of JAX's caches: what was compiled under one choice is never reused under another.
+_preferred = jax.make_user_context(default_value=None)
 
 
 def platform() -> str:
@@ -71,11 +72,8 @@ def default_implementation(name: str | None) -> Iterator[None]:
     if name is not None:
         having = [op for op in OPS if name in NAMES[op]]
         resolve(having[0] if having else OPS[0], name)
-    _override.append(name)
-    try:
+    with _preferred(name):
         yield
-    finally:
-        _override.pop()
 
 
 def resolve(op: str, implementation: str | None) -> str | None:
@@ -85,7 +83,8 @@ def resolve(op: str, implementation: str | None) -> str | None:
       ValueError: if a name was given that cannot run here; the text lists the ones that can.
     """
     if implementation is None:
-        return _override[-1] if _override[-1] in NAMES[op] else None
+        preferred = _preferred.value
+        return preferred if preferred in NAMES[op] else None
     reason = why_not(op, implementation)
     if reason is None:
         return implementation
