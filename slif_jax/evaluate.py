@@ -150,6 +150,8 @@ def ranking_task(
     is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
 
     relevant_pairs = dataset.splits[split]
+    if protocol.dedup:
+        relevant_pairs = relevant_pairs[np.unique(_keys(relevant_pairs, dataset), return_index=True)[1]]
     if protocol.cold_users == "drop":
         relevant_pairs = relevant_pairs[history[relevant_pairs[:, 0]] > 0]
     seen_pairs = dataset.train
@@ -209,8 +211,9 @@ def _candidate_order(
         return None
     if listed is not None:
         order = np.unique(listed)
-        if len(order) and (order[0] < 0 or order[-1] >= dataset.num_items):
-            raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {order[[0, -1]]}.")
+        if not len(order) or order[0] < 0 or order[-1] >= dataset.num_items:
+            got = f"{order[0]} to {order[-1]}" if len(order) else "none"
+            raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {got}.")
     else:
         order = np.flatnonzero(~is_cold) if protocol.candidates == "train" else np.arange(dataset.num_items)
     return order if protocol.ties == "lower" else order[::-1]

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from slif_jax.config import GRAPH_NAMES, METRIC_NAMES, Config
+from slif_jax.config import GRAPH_NAMES, Config
+from slif_jax.metrics import METRIC_NAMES
+from slif_jax.protocols import PROTOCOLS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
@@ -33,7 +35,8 @@ def test_a_config_is_frozen_and_compares_by_value():
 @pytest.mark.parametrize("name", with_rule("minimum"))
 def test_minimum(name):
     least = FIELDS[name].metadata["minimum"]
-    assert getattr(Config(**{name: least}), name) == least
+    kept = getattr(Config(**{name: least}), name)
+    assert kept == (getattr(PROTOCOLS["strict"], name) if name in ("patience", "eval_every") else least)
     with pytest.raises(ValueError, match=f"`{name}` must be at least {least}: got {least - 1}"):
         Config(**{name: least - 1})
 
@@ -87,6 +90,17 @@ def test_metrics_must_fit_the_cut_offs():
         Config(topk=())
     with pytest.raises(ValueError, match="`topk` must be at least 1: got 0"):
         Config(topk=(20, 0))
+
+
+def test_what_is_not_set_is_as_the_protocol_says():
+    assert (Config().patience, Config().eval_every, Config().select_on) == (30, 1, "recall@20")
+    kgat = Config(protocol="kgat")
+    assert (kgat.patience, kgat.eval_every, kgat.select_on) == (10, 10, "recall@20")
+    assert Config(protocol="recbole").select_on == "mrr@10"
+    assert Config(protocol="recbole", select_on="ndcg@20", patience=3).patience == 3
+    assert Config.from_dict(kgat.to_dict()) == kgat
+    with pytest.raises(ValueError, match=r"`select_on` must be one of recall@20, .*: got 'mrr@10'"):
+        Config(protocol="recbole", topk=(20,))
 
 
 def test_where_the_correlation_graph_goes():

@@ -1,25 +1,16 @@
 """Ranking metrics against the formulas, one user and one rank at a time."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slif_jax.config import METRIC_NAMES
-from slif_jax.metrics import metric_names, ranking_metrics
+from slif_jax.metrics import METRIC_NAMES, metric_names, ranking_metrics
 
 TOPK = (1, 2, 3, 5, 20)
 
-compiled = jax.jit(ranking_metrics, static_argnames="topk")
-
-
-def measure(hits, num_relevant, topk=TOPK):
-    """The metrics of at most four users; padded, so that one program serves all tests."""
-    hits, num_relevant = np.array(hits, bool), np.array(num_relevant, np.int32)
-    extra = 4 - len(hits)
-    padded = compiled(np.pad(hits, ((0, extra), (0, 0))), np.pad(num_relevant, (0, extra)), topk=topk)
-    return np.asarray(padded)[: len(hits)]
+def measure(hits, num_relevant, topk=TOPK, **options):
+    return ranking_metrics(np.array(hits, bool), np.array(num_relevant, np.int64), topk, **options)
 
 
 def by_name(values, topk=TOPK):
@@ -74,7 +65,7 @@ def test_one_list_on_paper():
         "ndcg@20": (log3 + third) / (1 + log3 + third + 1 / np.log2(5)),
     }
     for name, number in want.items():
-        np.testing.assert_allclose(value[name], [number], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(value[name], [number], rtol=1e-12, err_msg=name)
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,8 +78,8 @@ def test_any_lists(hits, missed):
     got = measure(hits, relevant)
     for row, count, values in zip(hits, relevant, got, strict=True):
         want = np.array([slow(row, count, k) for k in TOPK])  # [topk, metrics]
-        np.testing.assert_allclose(values.reshape(6, -1).T, want, rtol=1e-5, atol=1e-7)
-    assert ((got >= 0) & (got <= 1 + 1e-6)).all()
+        np.testing.assert_allclose(values.reshape(6, -1).T, want, rtol=1e-12, atol=1e-15)
+    assert ((got >= 0) & (got <= 1 + 1e-12)).all()
     for name in ("recall", "hit", "mrr"):  # more places, more found
         columns = np.stack([by_name(got)[f"{name}@{k}"] for k in TOPK])
         assert (np.diff(columns, axis=0) >= 0).all()
@@ -98,7 +89,7 @@ def test_a_perfect_list_scores_one():
     value = by_name(measure([[1, 1, 1, 0, 0, 0]], [3]))
     for name in ("ndcg", "map", "hit", "mrr"):
         for k in TOPK:
-            np.testing.assert_allclose(value[f"{name}@{k}"], [1.0], rtol=1e-6)
+            np.testing.assert_allclose(value[f"{name}@{k}"], [1.0], rtol=1e-12)
     np.testing.assert_allclose([value["recall@3"], value["precision@3"]], 1.0)
 
 
@@ -125,9 +116,20 @@ def test_cut_offs_do_not_touch_each_other():
     hits, relevant = [[0, 1, 1, 0, 1, 0]], [4]
     every, some = by_name(measure(hits, relevant)), by_name(measure(hits, relevant, topk), topk)
     for name, value in some.items():
-        np.testing.assert_allclose(value, every[name], rtol=1e-6)
+        np.testing.assert_allclose(value, every[name], rtol=1e-12)
 
 
 def test_no_users():
-    none = compiled(jnp.zeros((0, 6), bool), jnp.zeros(0, jnp.int32), topk=(5,))
-    assert none.shape == (0, 6)
+    assert measure(np.zeros((0, 6)), [], (5,)).shape == (0, 6)
+
+
+def test_the_ideal_from_the_hits_found():
+    # Hits at ranks 2 and 5; the ideal of K = 3 holds two hits although only one is within K.
+    value = by_name(measure([[0, 1, 0, 0, 1, 0]], [9], ideal="found"))
+    log3 = 1 / np.log2(3)
+    np.testing.assert_allclose(value["ndcg@1"], [0.0])
+    np.testing.assert_allclose(value["ndcg@3"], [log3 / (1 + log3)], rtol=1e-12)
+    np.testing.assert_allclose(value["ndcg@20"], [(log3 + 1 / np.log2(6)) / (1 + log3)], rtol=1e-12)
+    np.testing.assert_array_equal(measure([[0] * 6], [3], ideal="found"), 0.0)
+    with pytest.raises(ValueError, match="`ideal` must be one of reachable, found: got 'best'"):
+        measure([[0] * 6], [3], ideal="best")
