@@ -107,9 +107,7 @@ def group_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
     group, names = activity(evaluation, num_groups)
     return {
         "items": {
-            "warm": entry(
-                item_values(evaluation, cold=False), evaluation.counted, task.num_relevant - task.num_cold
-            ),
+            "warm": entry(item_values(evaluation, cold=False), evaluation.counted, task.num_relevant - task.num_cold),
             "cold": entry(item_values(evaluation, cold=True), evaluation.counted, task.num_cold),
         },
         "activity": {
