@@ -168,11 +168,11 @@ def test_a_row_of_zeros_is_present(folder):
         (10, "1", "interactions.tsv, line 10: expected an integer in column 'user', got ''."),
         (10, "", "interactions.tsv, line 10: expected an integer in column 'user', got ''."),
         (10, "1.0\t1\ttrain\t1", "interactions.tsv, line 10: expected an integer in column 'item', got '1.0'."),
-        (3, "-1\t0\ttest\t1", "interactions.tsv, line 3: an id must be 0 or more in column 'item', got -1."),
+        (3, "-1\t0\ttest\t1", "interactions.tsv, line 3: an id must be 0 or more in column 'item', got '-1'."),
         (
             3,
             "4\t3000000000\ttest\t1",
-            "interactions.tsv, line 3: an id must be below 2**31 - 1 in column 'user', got 3000000000.",
+            "interactions.tsv, line 3: an id must be below 2**31 - 1 in column 'user', got '3000000000'.",
         ),
         (
             5,
@@ -236,7 +236,7 @@ def test_wrong_whole_interaction_files(folder):
         ("items.tsv", 1, "id\ta\tb\tc", "items.tsv: column 'item' is missing; found id, a, b, c."),
         ("users.tsv", 13, "12\tc112", "users.tsv, line 13: user 12 has no interaction."),
         ("kg.tsv", 3, "3\t0\tred", "kg.tsv, line 3: expected an integer in column 'tail', got 'red'."),
-        ("kg.tsv", 3, "3\t-2\t8", "kg.tsv, line 3: an id must be 0 or more in column 'relation', got -2."),
+        ("kg.tsv", 3, "3\t-2\t8", "kg.tsv, line 3: an id must be 0 or more in column 'relation', got '-2'."),
         ("kg.tsv", 1, "h\tr\tt", "kg.tsv: column 'head' is missing; found h, r, t."),
         ("entities.tsv", 3, "8\tblue", "entities.tsv, line 3: entity 8 is named a second time."),
         ("relations.tsv", 2, "a\t0", "relations.tsv, line 2: expected an integer in column 'relation', got 'a'."),

@@ -1,14 +1,15 @@
 """The built-in data set `ml-100k`: MovieLens-100K with a knowledge graph and two modalities made of its own tables."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from slif_jax.data import fetch, splits, tables
-from slif_jax.data.checks import validate
-from slif_jax.data.dataset import Dataset, Modality, sorted_unique
+from slif_jax.data.dataset import Modality, sorted_unique
 from slif_jax.data.native import with_years
+from slif_jax.data.raw import Interactions, Knowledge, Names, Raw, Selection
 
 _MIN_RATING = 4
 _MIN_POSITIVES = 5
@@ -18,61 +19,58 @@ _TEXT_WIDTH = 64
 _ARTICLE = re.compile(r"^(.*?), (The|An?|Le|La|Les|L'|Il|Der|Die|Das|El|Los|Las)(?=$| )(.*)$")  # "Net, The"
 
 
-def load_ml_100k(data_dir: Path, split_seed: int = 2026) -> Dataset:
-    """Loads MovieLens-100K; the first call downloads 2 MB.
+def read_ml_100k(data_dir: Path, selection: Selection) -> Raw:
+    """Reads MovieLens-100K; the first call downloads 2 MB.
 
     Positives are ratings of 4 and 5; users with at least 5 of them are kept, and the items they rated so. Users and
-    items are numbered in the order of their original ids. Each user's positives are split 80/10/10 at random.
+    items are numbered in the order of their original ids. Each user's positives are split 80/10/10 at random: that is
+    the split that these data bring.
 
     Args:
       data_dir: where the tables are kept.
-      split_seed: seed of the split.
+      selection: its `split_seed` is the seed of that split.
 
     Returns:
-      The data set, checked: a knowledge graph of Freebase links, genres and decades; modalities `attributes` (genres
-      and decade, multi-hot) and `text` (TF-IDF of the title's words and pairs of words, reduced to 64 numbers).
+      Ratings and times; a knowledge graph of Freebase links, genres and decades; modalities `attributes` (genres and
+      decade, multi-hot) and `text` (TF-IDF of the title's words and pairs of words, reduced to 64 numbers).
 
     Raises:
       DataError: if the tables cannot be fetched or read.
     """
     folder = fetch.ml_100k_folder(data_dir)
-    users, items, user_ids, item_ids = _positives(folder / "ml-100k.inter")
+    rows, user_ids, item_ids = _positives(folder / "ml-100k.inter")
     titles, years, genres = _films(folder / "ml-100k.item", item_ids)
-    rng = np.random.default_rng(split_seed)
-    parts = splits.split_by_permutation(rng, np.bincount(users))
-    pairs = np.stack([users, items], axis=1).astype(np.int32)
+    labels = splits.split_by_permutation(np.random.default_rng(selection.split_seed), np.bincount(rows.users))
     triples, entity_names, relation_names = _knowledge(folder, item_ids, years, genres)
-    dataset = Dataset(
+    return Raw(
         name="ml-100k",
-        num_users=len(user_ids),
+        interactions=rows._replace(labels=labels),
         num_items=len(item_ids),
-        num_entities=len(entity_names),
-        num_relations=len(relation_names),
-        train=pairs[parts == 0],
-        valid=pairs[parts == 1],
-        test=pairs[parts == 2],
-        triples=triples,
+        user_names=_names([str(user) for user in user_ids]),
+        item_names=_names([str(item) for item in item_ids]),
+        item_titles=_names(with_years(np.array(titles, np.str_), np.array(years, np.str_))),
+        knowledge=Knowledge(triples, _names(entity_names), _names(relation_names)),
         features={"attributes": _attributes(years, genres), "text": _text(titles)},
-        user_ids=np.array([str(user) for user in user_ids]),
-        item_ids=np.array([str(item) for item in item_ids]),
-        item_titles=with_years(np.array(titles, np.str_), np.array(years, np.str_)),
-        entity_names=np.array(entity_names, np.str_),
-        relation_names=np.array(relation_names, np.str_),
     )
-    return validate(dataset)
 
 
-def _positives(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (users, items) sorted and renumbered, and the original ids of users and items."""
-    columns = ("user_id:token", "item_id:token", "rating:float")
-    table = tables.read_strings(path, required=columns)
-    users, items, ratings = (tables.integers(table, column, path) for column in columns)
-    positive = ratings >= _MIN_RATING
-    pairs, _ = sorted_unique([users[positive], items[positive]])
-    kept = np.bincount(pairs[:, 0])[pairs[:, 0]] >= _MIN_POSITIVES
-    user_ids, users = np.unique(pairs[kept, 0], return_inverse=True)
-    item_ids, items = np.unique(pairs[kept, 1], return_inverse=True)
-    return users, items, user_ids, item_ids
+def _names(texts: Sequence[str] | np.ndarray) -> Names:
+    return Names(np.arange(len(texts), dtype=np.int32), np.array(texts, np.str_))
+
+
+def _positives(path: Path) -> tuple[Interactions, np.ndarray, np.ndarray]:
+    """Returns interactions sorted and renumbered, and the original ids of users and items."""
+    ids = ("user_id:token", "item_id:token")
+    scores = ("rating:float", "timestamp:float")
+    found = tables.read_columns(path, dict.fromkeys(ids, tables.integers) | dict.fromkeys(scores, tables.floats))
+    users, items, ratings, times = (found[name] for name in (*ids, *scores))
+    kept = ratings >= _MIN_RATING
+    kept &= np.bincount(users[kept], minlength=int(users.max()) + 1)[users] >= _MIN_POSITIVES
+    order = np.flatnonzero(kept)[np.lexsort((items[kept], users[kept]))]
+    user_ids, users = np.unique(users[order], return_inverse=True)
+    item_ids, items = np.unique(items[order], return_inverse=True)
+    codes = (column.astype(np.int32) for column in (users, items))
+    return Interactions(*codes, ratings=ratings[order], times=times[order]), user_ids, item_ids
 
 
 def _films(path: Path, item_ids: np.ndarray) -> tuple[list[str], list[str], list[list[str]]]:
@@ -100,9 +98,9 @@ def _knowledge(
 ) -> tuple[np.ndarray, list[str], list[str]]:
     """Returns triples, entity names and relation names."""
     path = folder / "ml-100k.link"
-    links = tables.read_strings(path, required=("item_id:token", "entity_id:token"))
-    films = tables.integers(links, "item_id:token", path).tolist()
-    linked = dict(zip(films, tables.strings(links, "entity_id:token").tolist(), strict=True))
+    parsers = {"item_id:token": tables.integers, "entity_id:token": tables.texts}
+    links = list(tables.read_columns(path, parsers).values())
+    linked = dict(zip(links[0].tolist(), links[1].tolist(), strict=True))
     item_names = [linked.get(item, "") for item in item_ids.tolist()]
     number = {name: item for item, name in enumerate(item_names) if name}
     columns = ("head_id:token", "relation_id:token", "tail_id:token")

@@ -1,6 +1,6 @@
 """Reads a folder in this project's own layout: tab-separated tables and `.npy` features.
 
-  interactions.tsv      user, item, split (train, valid or test)
+  interactions.tsv      user, item, split (train, valid or test); optional: rating, time
   items.tsv             optional: item, a column ending in `_id` with the original id, title, year
   users.tsv             optional: user, a column ending in `_id`
   kg.tsv                optional: head, relation, tail; the items are the entities 0 to I - 1
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from slif_jax.data import checks, features, findings, tables
-from slif_jax.data.dataset import Dataset, numbers, sorted_unique
+from slif_jax.data import features, findings, tables
 from slif_jax.data.errors import DataError
+from slif_jax.data.raw import SPLITS, Interactions, Knowledge, Names, Raw, Selection
 
 INTERACTIONS = "interactions.tsv"
-SPLITS = ("train", "valid", "test")
+KNOWLEDGE = "kg.tsv"
 
 
 def detect(folder: Path) -> bool:
@@ -29,94 +29,123 @@ def detect(folder: Path) -> bool:
     return (folder / INTERACTIONS).is_file()
 
 
-def read(folder: Path) -> Dataset:
+def read(folder: Path, selection: Selection) -> Raw:
     """Reads a folder in this project's own layout.
 
     Args:
       folder: holds at least `interactions.tsv`.
+      selection: says whether ratings and times are wanted.
 
     Returns:
-      The data set, checked. Features stay on disk, memory-mapped, and are read as they are used.
+      What the files say. Features stay on disk, memory-mapped, and are read as they are used.
 
     Raises:
       DataError: names the file and the line of the first thing that is wrong.
     """
-    users, items, splits = _read_interactions(folder / INTERACTIONS)
+    rows = _read_interactions(folder / INTERACTIONS, selection)
     item_table = _read_names(folder / "items.tsv", "item")
     user_table = _read_names(folder / "users.tsv", "user")
-    num_users = _count(users, None, "user", "users.tsv")
-    num_items = _count(items, item_table, "item", "items.tsv")
+    num_users = _count(rows.users, None, "user", "users.tsv")
+    num_items = _count(rows.items, item_table, "item", "items.tsv")
     if user_table is not None and len(user_table.ids) and user_table.ids.max() >= num_users:
         row = int(np.argmax(user_table.ids >= num_users))
         place = tables.place(folder / "users.tsv", row)
         raise DataError(f"{place}: user {user_table.ids[row]} has no interaction.")
-    parts = {}
-    for code, name in enumerate(SPLITS):
-        here = splits == code
-        parts[name], repeats = sorted_unique([users[here], items[here]])
-        findings.note("duplicates", f"{folder.name}: {repeats} repeated rows were dropped from {name}.", repeats)
-    triples, num_entities, num_relations, entity_names, relation_names = _read_graph(folder, num_items)
-    dataset = Dataset(
-        name=folder.resolve().name,
-        num_users=num_users,
-        num_items=num_items,
-        num_entities=num_entities,
-        num_relations=num_relations,
-        **parts,
-        triples=triples,
-        features={path.stem: features.read_modality(path, num_items) for path in features.modality_files(folder)},
-        user_ids=_spread(user_table, "original", num_users, numbered=True),
-        item_ids=_spread(item_table, "original", num_items, numbered=True),
-        item_titles=_spread_titles(item_table, num_items),
-        entity_names=entity_names,
-        relation_names=relation_names,
-    )
 
     def locate(part: str, key: object) -> str:
-        if isinstance(key, tuple):
-            rows = (users == key[0]) & (items == key[1]) & (splits == SPLITS.index(part))
-            return tables.place(folder / INTERACTIONS, int(np.argmax(rows)))
+        if isinstance(key, tuple) and rows.labels is not None:
+            found = (rows.users == key[0]) & (rows.items == key[1]) & (rows.labels == SPLITS.index(part))
+            return tables.place(folder / INTERACTIONS, int(np.argmax(found)))
         return f"{part}.npy" if key is None else f"{part}.npy, row {key}"
 
-    return checks.validate(dataset, locate)
+    return Raw(
+        name=folder.resolve().name,
+        interactions=rows,
+        num_items=num_items,
+        known_items=np.arange(num_items, dtype=np.int32),
+        user_names=None if user_table is None else user_table.names("original"),
+        item_names=None if item_table is None else item_table.names("original"),
+        item_titles=None if item_table is None else item_table.names("titles"),
+        knowledge=read_knowledge(folder, num_items),
+        features={path.stem: features.read_modality(path, num_items) for path in features.modality_files(folder)},
+        locate=locate,
+        strict=True,
+    )
 
 
-def _read_interactions(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import polars as pl
+def read_knowledge(folder: Path, num_items: int) -> Knowledge | None:
+    """Reads `kg.tsv`, `entities.tsv` and `relations.tsv`.
 
-    table = tables.read_strings(path, required=("user", "item", "split"))
-    users, items = (tables.integers(table, column, path) for column in ("user", "item"))
-    words = table["split"]
-    codes = words.replace_strict(SPLITS, range(3), default=-1, return_dtype=pl.Int8).to_numpy()
-    if len(codes) and codes.min() < 0:
-        row = int(np.argmin(codes))
-        raise DataError(
-            f"{tables.place(path, row)}: expected train, valid or test in column 'split', got '{words[row] or ''}'."
-        )
-    if not (codes == 0).any():
+    Args:
+      folder: where they are looked for.
+      num_items: the items are the entities below this number.
+
+    Returns:
+      The graph, or None without `kg.tsv`.
+
+    Raises:
+      DataError: names file and line.
+    """
+    path = folder / KNOWLEDGE
+    if not path.exists():
+        return None
+    columns = ("head", "relation", "tail")
+    found = tables.read_columns(path, dict.fromkeys(columns, tables.integers))
+    triples = np.stack([found.pop(name) for name in columns], axis=1)
+    entities = _read_names(folder / "entities.tsv", "entity")
+    relations = _read_names(folder / "relations.tsv", "relation")
+    if entities is not None:
+        ends = triples[:, [0, 2]].ravel()
+        strange = np.setdiff1d(ends[ends >= num_items], entities.ids)
+        if len(strange):
+            row = int(np.argmax((triples[:, [0, 2]] == strange[0]).any(axis=1)))
+            text = f"{tables.place(path, row)}: entity {strange[0]} is neither an item nor in entities.tsv"
+            more = f" ({len(strange)} such entities)" if len(strange) > 1 else ""
+            findings.note("unknown_entities", f"{text}{more}; it is kept without a name.", len(strange))
+    return Knowledge(
+        triples,
+        None if entities is None else entities.names("name") or Names(entities.ids),
+        None if relations is None else relations.names("name") or Names(relations.ids),
+    )
+
+
+def _read_interactions(path: Path, selection: Selection) -> Interactions:
+    parsers: dict[str, tables.Parser] = {"user": tables.integers, "item": tables.integers}
+    parsers["split"] = tables.words(SPLITS)
+    optional = {"rating": selection.needs_ratings, "time": selection.needs_times}
+    here = tables.header(path)
+    parsers |= {name: tables.floats for name, wanted in optional.items() if wanted and name in here}
+    found = tables.read_columns(path, parsers)
+    if not (found["split"] == 0).any():
         raise DataError(f"{path.name}: no row is in split 'train'; there is nothing to learn from.")
-    return users, items, codes
+    return Interactions(found["user"], found["item"], found["split"], found.get("rating"), found.get("time"))
 
 
-class _Names:
+class _Table:
     """A table of ids with names: `items.tsv`, `users.tsv`, `entities.tsv` or `relations.tsv`."""
 
     def __init__(self, path: Path, key: str):
-        table = tables.read_strings(path, required=(key,))
-        self.ids = tables.integers(table, key, path)
+        here = tables.header(path)
+        columns = [column for column in dict.fromkeys(here) if column != key]
+        original = next((column for column in columns if column.endswith("_id")), None)
+        name = "name" if "name" in columns else original
+        wanted = {column for column in (original, name, "title", "year") if column in columns}
+        found = tables.read_columns(path, {key: tables.integers} | dict.fromkeys(sorted(wanted), tables.texts))
+        self.ids = found[key]
         order = np.argsort(self.ids, kind="stable")
         repeated = np.flatnonzero(np.diff(self.ids[order]) == 0)
         if len(repeated):
             row = int(order[repeated + 1].min())
             raise DataError(f"{tables.place(path, row)}: {key} {self.ids[row]} is named a second time.")
-        columns = [column for column in table.columns if column != key]
-        original = next((column for column in columns if column.endswith("_id")), None)
-        name = "name" if "name" in columns else original
-        self.original = None if original is None else tables.strings(table, original)
-        self.names = None if name is None else tables.strings(table, name)
-        self.titles = tables.strings(table, "title") if "title" in columns else None
-        if self.titles is not None and "year" in columns:
-            self.titles = with_years(self.titles, tables.strings(table, "year"))
+        titles = found.get("title")
+        if titles is not None and "year" in found:
+            titles = with_years(titles, found["year"])
+        self._texts = {"original": found.get(original or ""), "name": found.get(name or ""), "titles": titles}
+
+    def names(self, field: str) -> Names | None:
+        """The texts of a column, or None where there is no such column."""
+        texts = self._texts[field]
+        return None if texts is None else Names(self.ids, texts)
 
 
 def with_years(titles: np.ndarray, years: np.ndarray) -> np.ndarray:
@@ -125,11 +154,11 @@ def with_years(titles: np.ndarray, years: np.ndarray) -> np.ndarray:
     return np.array([f"{title} ({year})" if title and year else title for title, year in pairs], dtype=np.str_)
 
 
-def _read_names(path: Path, key: str) -> _Names | None:
-    return _Names(path, key) if path.exists() else None
+def _read_names(path: Path, key: str) -> _Table | None:
+    return _Table(path, key) if path.exists() else None
 
 
-def _count(ids: np.ndarray, table: _Names | None, word: str, table_file: str) -> int:
+def _count(ids: np.ndarray, table: _Table | None, word: str, table_file: str) -> int:
     """Counts users or items, which must be numbered without a gap."""
     known = ids if table is None else np.concatenate([ids, table.ids])
     size = int(known.max()) + 1
@@ -147,37 +176,3 @@ def _first_missing(ids: np.ndarray, size: int) -> int | None:
     seen = np.zeros(limit, np.bool_)
     seen[ids[ids < limit]] = True
     return None if seen.all() else int(np.argmin(seen))
-
-
-def _spread(table: _Names | None, field: str, size: int, *, numbered: bool = False) -> np.ndarray:
-    """Puts a table's column in the order of the ids; what is not named gets its number, or ''."""
-    column = None if table is None else getattr(table, field)
-    result = numbers(size) if numbered else np.zeros(size, "U1")
-    if table is None or column is None:
-        return result
-    result = result.astype(np.promote_types(result.dtype, column.dtype))
-    result[table.ids] = column
-    return result
-
-
-def _spread_titles(table: _Names | None, size: int) -> np.ndarray | None:
-    return None if table is None or table.titles is None else _spread(table, "titles", size)
-
-
-def _read_graph(folder: Path, num_items: int):
-    path = folder / "kg.tsv"
-    if not path.exists():
-        return np.zeros((0, 3), np.int32), num_items, 0, None, None
-    table = tables.read_strings(path, required=("head", "relation", "tail"))
-    columns = [tables.integers(table, column, path) for column in ("head", "relation", "tail")]
-    triples, repeats = sorted_unique(columns)
-    findings.note("repeated_triples", f"{folder.name}: {repeats} repeated triples were dropped.", repeats)
-    sizes, names = [], []
-    for key, ids in (("entity", triples[:, [0, 2]]), ("relation", triples[:, 1])):
-        named = _read_names(folder / f"{'entities' if key == 'entity' else 'relations'}.tsv", key)
-        known = [ids.ravel()] if named is None else [ids.ravel(), named.ids]
-        size = max([int(part.max()) + 1 for part in known if len(part)], default=0)
-        size = max(size, num_items) if key == "entity" else size
-        sizes.append(size)
-        names.append(None if named is None or named.names is None else _spread(named, "names", size))
-    return triples, *sizes, *names

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slif_jax.data import movielens, native, synthetic
+from slif_jax.data.assemble import assemble
 from slif_jax.data.dataset import Dataset
 from slif_jax.data.errors import DataError
 from slif_jax.data.fetch import default_data_dir
+from slif_jax.data.raw import Raw, Selection, raw_of
 
 
 class Reader(NamedTuple):
     """How to recognise a folder in one format, how to read it, and what it must hold."""
 
     detect: Callable[[Path], bool]
-    read: Callable[[Path], Dataset]
+    read: Callable[[Path, Selection], Raw]
     needs: str
 
 
@@ -28,7 +30,14 @@ BUILT_IN = ("ml-100k", "synthetic")
 
 
 def load(
-    name_or_path: str | Path, *, data_dir: str | Path | None = None, split_seed: int = 2026, format: str = "auto"
+    name_or_path: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    split_seed: int = 2026,
+    format: str = "auto",
+    split: str = "auto",
+    k_core: int = 0,
+    min_rating: float = 0.0,
 ) -> Dataset:
     """Loads a data set.
 
@@ -36,8 +45,12 @@ def load(
       name_or_path: `ml-100k`; `synthetic` or `synthetic:users=1000,items=500,seed=3`; a folder; or the name of a
         folder in `data_dir`. A folder that has a built-in name is written `./ml-100k`.
       data_dir: where downloads are kept and folders looked for; None is the user's cache folder.
-      split_seed: seed of the split of `ml-100k`. Folders bring their split, `synthetic` has its own seed.
+      split_seed: seed of the split, where the data bring none or another one is asked for.
       format: the folder's format, or `auto` to find it by its files.
+      split: `auto` (the split of the data, else `ratio`), `given`, `ratio`, `leave_one_out`, `time_user` or
+        `time_global`.
+      k_core: leaves out users and items with fewer interactions, again and again; 0 keeps all.
+      min_rating: leaves out interactions rated below; 0 keeps all.
 
     Returns:
       The data set, checked.
@@ -47,19 +60,21 @@ def load(
     """
     if format != "auto" and format not in READERS:
         raise DataError(f"Unknown format '{format}'.{_close(format, READERS)} Known: auto, {', '.join(READERS)}.")
+    selection = Selection(split, split_seed, k_core, float(min_rating))
     name = str(name_or_path)
     root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
     if isinstance(name_or_path, str) and format == "auto":
         if name == "ml-100k":
-            return movielens.load_ml_100k(root, split_seed)
+            return assemble(movielens.read_ml_100k(root, selection), selection)
         if name == "synthetic" or name.startswith("synthetic:"):
-            return synthetic.from_spec(name)
+            dataset = synthetic.from_spec(name)
+            return dataset if selection.is_default else assemble(raw_of(dataset), selection)
     folder = _find_folder(name, root)
     if format != "auto":
-        return READERS[format].read(folder)
+        return assemble(READERS[format].read(folder, selection), selection)
     for reader in READERS.values():
         if reader.detect(folder):
-            return reader.read(folder)
+            return assemble(reader.read(folder, selection), selection)
     raise DataError(f"{folder} is no data set: {_needs()}")
 
 

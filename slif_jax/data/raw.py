@@ -1,0 +1,216 @@
+"""What every reader hands over, before anything is chosen: `assemble.assemble` makes a `Dataset` of it."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from slif_jax.data.checks import Locate
+from slif_jax.data.dataset import Dataset, Modality, numbers
+from slif_jax.data.errors import DataError
+from slif_jax.data.tables import Cells
+
+SPLITS = ("train", "valid", "test")
+SPLIT_RULES = ("auto", "given", "ratio", "leave_one_out", "time_user", "time_global")
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which interactions are used, and how they are split.
+
+    Attributes:
+      split: one of `SPLIT_RULES`; `auto` takes the split that the data bring, else `ratio`. See `splits`.
+      split_seed: seed of everything that is drawn for a split.
+      k_core: users and items with fewer interactions are left out, until all that are left have so many; 0 keeps all.
+      min_rating: interactions rated below are left out; 0 keeps all.
+
+    Raises:
+      DataError: where a value is outside its range.
+    """
+
+    split: str = "auto"
+    split_seed: int = 2026
+    k_core: int = 0
+    min_rating: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLIT_RULES:
+            raise DataError(f"`split` must be one of {', '.join(SPLIT_RULES)}: got '{self.split}'.")
+        for name in ("split_seed", "k_core"):
+            if getattr(self, name) < 0:
+                raise DataError(f"`{name}` must be at least 0: got {getattr(self, name)}.")
+
+    @property
+    def needs_ratings(self) -> bool:
+        """Whether a reader must bring ratings."""
+        return self.min_rating > 0
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether a reader should bring times if it can."""
+        return self.split in ("leave_one_out", "time_user", "time_global")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether data that bring a split are taken as they are."""
+        return self.split in ("auto", "given") and not self.filters
+
+    @property
+    def filters(self) -> bool:
+        """Whether interactions may be left out."""
+        return self.k_core > 0 or self.min_rating > 0
+
+
+class Names:
+    """Texts for some numbers, None where only the numbers are known."""
+
+    def __init__(self, ids: np.ndarray, texts: np.ndarray | None = None):
+        order = np.argsort(ids, kind="stable")
+        self.ids, self.texts = ids[order], None if texts is None else texts[order]
+
+    def of(self, ids: np.ndarray, *, numbered: bool = False) -> np.ndarray:
+        """The texts of ascending ids, `[n]` str; an id without one gives '', or its number."""
+        texts = np.zeros(len(ids), "U1") if not numbered else numbers_of(ids)
+        found = _found(self.ids, ids)
+        if self.texts is not None and found.any():
+            there = self.texts[np.searchsorted(self.ids, ids[found])]
+            texts = texts.astype(np.promote_types(texts.dtype, there.dtype))
+            texts[found] = there
+        return texts
+
+
+class Interactions(NamedTuple):
+    """Rows as they stand in the source; n is their number."""
+
+    users: np.ndarray
+    """`[n]` int32, 0 or more."""
+    items: np.ndarray
+    """`[n]` int32, 0 or more."""
+    labels: np.ndarray | None = None
+    """`[n]` int8, the place in `SPLITS`; None where the source brings no split."""
+    ratings: np.ndarray | None = None
+    """`[n]` float64."""
+    times: np.ndarray | None = None
+    """`[n]` float64, in any unit."""
+
+
+class Knowledge(NamedTuple):
+    """A knowledge graph; the items are its first entities."""
+
+    triples: np.ndarray
+    """`[T, 3]` (head, relation, tail), in any order, perhaps with repeats."""
+    entities: Names | None = None
+    """Entities that are there though no triple has them, and what entities are called."""
+    relations: Names | None = None
+    """Likewise for relations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """All that a reader found.
+
+    Attributes:
+      name: for headings and file names.
+      interactions: the rows.
+      num_items: the items are 0 to `num_items - 1`, other entities begin there; features have so many rows.
+      known_items: ascending numbers of the items that stay though nobody took them.
+      user_names: original ids of users; None: their numbers.
+      item_names: likewise.
+      item_titles: what is shown to people.
+      knowledge: the knowledge graph.
+      features: modalities by name.
+      locate: names file and line of something; see `checks.validate`.
+      strict: whether a pair in several splits is an error; otherwise it stays in the first of them.
+    """
+
+    name: str
+    interactions: Interactions
+    num_items: int
+    known_items: np.ndarray | None = None
+    user_names: Names | None = None
+    item_names: Names | None = None
+    item_titles: Names | None = None
+    knowledge: Knowledge | None = None
+    features: Mapping[str, Modality] = dataclasses.field(default_factory=dict)
+    locate: Locate | None = None
+    strict: bool = False
+
+
+def raw_of(dataset: Dataset) -> Raw:
+    """A data set as if it had just been read, so that it can be filtered and split anew."""
+    users, items = np.concatenate(list(dataset.splits.values())).T
+    labels = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(part) for part in dataset.splits.values()])
+
+    def names(texts: np.ndarray | None, count: int) -> Names:
+        return Names(np.arange(count, dtype=np.int32), texts)
+
+    knowledge = Knowledge(
+        dataset.triples,
+        names(dataset.entity_names, dataset.num_entities),
+        names(dataset.relation_names, dataset.num_relations),
+    )
+    return Raw(
+        name=dataset.name,
+        interactions=Interactions(users, items, labels),
+        num_items=dataset.num_items,
+        known_items=np.arange(dataset.num_items, dtype=np.int32),
+        user_names=names(dataset.user_ids, dataset.num_users),
+        item_names=names(dataset.item_ids, dataset.num_items),
+        item_titles=None if dataset.item_titles is None else names(dataset.item_titles, dataset.num_items),
+        knowledge=knowledge if dataset.num_relations else None,
+        features=dataset.features,
+    )
+
+
+class Tokens:
+    """Numbers for texts, in the order in which they are met; `ranked` puts them in an order that rows do not matter to.
+
+    An instance is a parser for `tables.read_columns`. Spaces around a token are removed; an empty one is an error.
+    """
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+
+    def __call__(self, cells: Cells) -> np.ndarray:
+        """Codes as `[rows]` int32.
+
+        Raises:
+          DataError: names the first empty cell.
+        """
+        import polars as pl
+
+        values = cells.stripped().values
+        empty = values.is_null() | (values == "")
+        if empty.any():
+            raise cells.wrong(int(empty.arg_max() or 0), "expected an id")
+        different = values.unique()
+        codes = [self.codes.setdefault(token, len(self.codes)) for token in different.to_list()]
+        return values.replace_strict(different, codes, return_dtype=pl.Int32).to_numpy()
+
+    def ranked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Puts tokens in order: by number where all are plain whole numbers, else as texts.
+
+        Returns:
+          `[n]` str, the tokens in order; and `[n]` int32, the place of each code in it.
+        """
+        tokens = list(self.codes)
+        plain = all(re.fullmatch(r"0|[1-9][0-9]{0,17}", token, re.ASCII) for token in tokens)
+        order = sorted(range(len(tokens)), key=(lambda code: int(tokens[code])) if plain else tokens.__getitem__)
+        ranks = np.empty(len(tokens), np.int32)
+        ranks[order] = np.arange(len(tokens), dtype=np.int32)
+        return np.array([tokens[code] for code in order], np.str_), ranks
+
+
+def numbers_of(ids: np.ndarray) -> np.ndarray:
+    """Numbers as texts, `[n]` str, in the narrowest type."""
+    if len(ids) and ids[-1] == len(ids) - 1:
+        return numbers(len(ids))
+    return ids.astype(f"U{len(str(int(ids.max(initial=0))))}")
+
+
+def _found(known: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    if not len(known):
+        return np.zeros(len(ids), np.bool_)
+    return known[np.minimum(np.searchsorted(known, ids), len(known) - 1)] == ids
