@@ -4,6 +4,8 @@ The edges of S and of a static graph share their receivers, so the union of both
 (and, under a softmax, the merge of two partial softmaxes). Nothing is sorted or copied when S changes.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import jraph
@@ -13,6 +15,15 @@ from jaxtyping import Float
 from slif_jax import ops
 from slif_jax.graphs import edge_weights, num_receivers
 from slif_jax.ops import AttentionOutput
+
+
+class KnowledgeWeights(NamedTuple):
+    """The attention of one hop, edge by edge. The edges of an entity, those of both kinds together, sum to 1."""
+
+    triples: Float[Array, " e"]
+    """In the order of the knowledge graph's edges; 0 on padding."""
+    correlation: Float[Array, " i_k"] | None
+    """In the order of the correlation graph's edges; None where it takes no part."""
 
 
 def propagate(
@@ -127,18 +138,60 @@ def attend_knowledge(
     if correlation is None or correlation_relation is None:
         return triples.values
     num_items = num_receivers(correlation)
-    weight = edge_weights(correlation)
-    relation = jnp.zeros(weight.shape, jnp.int32)
-    degree = relation.shape[0] / num_items
-    related = ops.edge_attention(
-        correlation._replace(edges=ops.Edges(weight, relation)),
-        query[:num_items],
-        x[:num_items],
-        correlation_relation,
-        weight=weight * (degree * correlation_weight),
-    )
+    joined = _as_knowledge(correlation, correlation_weight)
+    related = ops.edge_attention(joined, query[:num_items], x[:num_items], correlation_relation)
     items = AttentionOutput(triples.values[:num_items], triples.logsumexp[:num_items])
     return jnp.concatenate([merge_attention(items, related), triples.values[num_items:]])
+
+
+def knowledge_weights(
+    graph: jraph.GraphsTuple,
+    query: Float[Array, "n d"],
+    x: Float[Array, "n d"],
+    relation_vectors: Float[Array, "relations d"],
+    *,
+    correlation: jraph.GraphsTuple | None = None,
+    correlation_relation: Float[Array, "one d"] | None = None,
+    correlation_weight: float = 1.0,
+) -> KnowledgeWeights:
+    """The weights with which `attend_knowledge` takes up each edge, for inspection.
+
+    Args:
+      graph: as in `attend_knowledge`, like all other arguments.
+      query: `[N, D]`.
+      x: `[N, D]`.
+      relation_vectors: `[2R, D]`.
+      correlation: item-item edges, or None.
+      correlation_relation: `[1, D]`, or None.
+      correlation_weight: their weight next to a triple. Static.
+
+    Returns:
+      `KnowledgeWeights`.
+
+    Raises:
+      ValueError: if `x` has not one row per entity.
+    """
+    _check_rows(graph, x)
+    total = ops.edge_attention(graph, query, x, relation_vectors).logsumexp
+    if correlation is None or correlation_relation is None:
+        return KnowledgeWeights(ops.attention_weights(graph, query, x, relation_vectors, total), None)
+    num_items = num_receivers(correlation)
+    joined = _as_knowledge(correlation, correlation_weight)
+    items = (query[:num_items], x[:num_items], correlation_relation)
+    both = jnp.logaddexp(total[:num_items], ops.edge_attention(joined, *items).logsumexp)
+    total = jnp.concatenate([both, total[num_items:]])
+    return KnowledgeWeights(
+        triples=ops.attention_weights(graph, query, x, relation_vectors, total),
+        correlation=ops.attention_weights(joined, *items, both),
+    )
+
+
+def _as_knowledge(correlation: jraph.GraphsTuple, correlation_weight: float) -> jraph.GraphsTuple:
+    """The correlation graph as part of the knowledge graph: one relation, prior weights of `correlation_weight`."""
+    weight = edge_weights(correlation)
+    degree = weight.shape[0] / num_receivers(correlation)
+    edges = ops.Edges(weight * (degree * correlation_weight), jnp.zeros(weight.shape, jnp.int32))
+    return correlation._replace(edges=edges)
 
 
 def merge_attention(a: AttentionOutput, b: AttentionOutput) -> Float[Array, "n d"]:
