@@ -1,6 +1,7 @@
 """What the programs share: flags made from `Config`, and one clear line where something is wrong."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,34 +17,55 @@ from slif_jax.workdir import WorkdirError
 USAGE_ERROR = 2
 
 
-def define_config_flags() -> None:
-    """Defines one flag per field of `Config`."""
+def define_config_flags(
+    values: flags.FlagValues = flags.FLAGS, defaults: Config | None = None, *, names: Sequence[str] | None = None
+) -> None:
+    """Defines one flag per field of `Config`.
+
+    Args:
+      values: where the flags are defined; the program's own, if not given.
+      defaults: values of flags that are not set; None takes those of `Config`.
+      names: the fields to define a flag for; None takes all.
+    """
     for field in dataclasses.fields(Config):
+        if names is not None and field.name not in names:
+            continue
         value, text = field.default, field.metadata["help"]
+        if defaults is not None:
+            value = getattr(defaults, field.name)
         choices = field.metadata.get("choices")
         if isinstance(value, bool):
-            flags.DEFINE_boolean(field.name, value, text)
+            flags.DEFINE_boolean(field.name, value, text, flag_values=values)
         elif isinstance(value, int):
-            flags.DEFINE_integer(field.name, value, text)
+            flags.DEFINE_integer(field.name, value, text, flag_values=values)
         elif isinstance(value, float):
-            flags.DEFINE_float(field.name, value, text)
+            flags.DEFINE_float(field.name, value, text, flag_values=values)
         elif isinstance(value, tuple):
-            flags.DEFINE_list(field.name, ",".join(map(str, value)), text)
+            flags.DEFINE_list(field.name, ",".join(map(str, value)) or "none", text, flag_values=values)
         elif choices:
-            flags.DEFINE_enum(field.name, value, choices, text)
+            flags.DEFINE_enum(field.name, value, choices, text, flag_values=values)
         else:
-            flags.DEFINE_string(field.name, value, text)
+            flags.DEFINE_string(field.name, value, text, flag_values=values)
 
 
-def config_from_flags() -> Config:
+def config_from_flags(values: flags.FlagValues = flags.FLAGS, *, names: Sequence[str] | None = None) -> Config:
     """The `Config` that the flags describe.
+
+    Args:
+      values: with the flags of `define_config_flags`.
+      names: the fields that have a flag, the others take their default; None: all have.
+
+    Returns:
+      The configuration.
 
     Raises:
       ValueError: where a value is out of range.
     """
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        value: Any = flags.FLAGS[field.name].value
+        if names is not None and field.name not in names:
+            continue
+        value: Any = values[field.name].value
         if isinstance(field.default, tuple):
             value = _as_tuple(field.name, value, integers=isinstance(field.default[0], int))
         fields[field.name] = value
@@ -58,6 +80,31 @@ def _as_tuple(name: str, values: Sequence[str], *, integers: bool) -> tuple[Any,
         return tuple(int(word) for word in words)
     except ValueError:
         raise ValueError(f"--{name} must be integers with commas between them: got '{','.join(values)}'.") from None
+
+
+def changed_config(config: Config, text: str, *, flag: str) -> Config:
+    """A configuration with some flags set differently.
+
+    Args:
+      config: values of the flags that `text` does not name.
+      text: flags as they are typed, such as '--noself_loop --width=32'.
+      flag: the flag that holds the text, for messages.
+
+    Returns:
+      The other configuration.
+
+    Raises:
+      ValueError: where a flag is unknown, or its value is out of range.
+    """
+    values = flags.FlagValues()
+    define_config_flags(values, config)
+    try:
+        rest = values(["", *shlex.split(text)])[1:]
+    except (flags.Error, ValueError) as error:
+        raise ValueError(f"--{flag}: {error}") from None
+    if rest:
+        raise ValueError(f"--{flag} must be flags, each with its --: got '{rest[0]}'.")
+    return config_from_flags(values)
 
 
 def define_run_flags() -> None:

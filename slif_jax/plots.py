@@ -1,8 +1,15 @@
-"""Pictures of a run, as PNG files."""
+"""Pictures of a run and of a study, as figures and as files."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PART_NAMES = {"all": "all items", "warm": "warm items", "cold": "cold items"}
 
 
 def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_epoch: int) -> list[Path]:
@@ -17,31 +24,34 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
     Returns:
       The files written: `loss.png`, `validation.png`, and `correlation.png` where the graph was rebuilt.
     """
-    if not rows:
-        return []
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
+    for name, figure in run_figures(rows, metric=metric, best_epoch=best_epoch).items():
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=120)
+        files.append(folder / f"{name}.png")
+    return files
+
+
+def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int) -> "dict[str, Figure]":
+    """The pictures of `plot_run` by name; none without rows."""
+    figures: dict[str, Figure] = {}
+    if not rows:
+        return figures
 
     def draw(
         name: str, title: str, label: str, lines: dict[str, tuple[list[int], list[float]]], **options: Any
     ) -> None:
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        figure, axes = _figure(7, 4)
         for text, (x, y) in lines.items():
             axes.plot(x, y, label=text, marker="o" if len(x) < 3 else None)
         axes.set(title=title, xlabel="epoch", ylabel=label, **options)
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
-        figure.savefig(folder / f"{name}.png", dpi=120)
-        plt.close(figure)
-        files.append(folder / f"{name}.png")
+        figures[name] = figure
 
     epochs = [row["epoch"] for row in rows]
     parts = [name for name in rows[0]["loss"] if any(row["loss"][name] > 0 for row in rows)]
@@ -71,4 +81,102 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
             {"edges kept": ([row["epoch"] for row in rebuilt], [row["correlation_kept"] for row in rebuilt])},
             ylim=(0, 1.02),
         )
-    return files
+    return figures
+
+
+def study_figure(study: dict[str, Any]) -> "Figure":
+    """The picture of a study: its rows with their spread over seeds, or the trials of a search.
+
+    Args:
+      study: what `study.json` holds.
+
+    Returns:
+      One panel per metric and kind of items.
+    """
+    if study["kind"] == "sweep":
+        return _trials_figure(study)
+    parts = list(dict.fromkeys(row["part"] for row in study["rows"]))
+    along = study["arms"][0]["x"] is not None
+    labels = max(len(arm["label"]) for arm in study["arms"])
+    width = 4.5 * len(parts) if along else 0.07 * labels + 3.6 * len(parts) * (1 if len(parts) > 1 else 1.4)
+    height = 3.2 if along else 1.1 + 0.32 * len(study["arms"])
+    figure, grid = _panels(max(width, 6.0), height, len(study["metrics"]), len(parts))
+    for (line, metric), (column, part) in itertools.product(enumerate(study["metrics"]), enumerate(parts)):
+        axes: Axes = grid[line][column]
+        rows = {row["label"]: row["scores"][metric] for row in study["rows"] if row["part"] == part}
+        (_along_x if along else _rows)(axes, study, rows)
+        name = metric if len(parts) == 1 else f"{metric}, {PART_NAMES[part]}"
+        if along:
+            axes.set(ylabel=name, xlabel=study["x_label"])
+        else:
+            axes.set_xlabel(name)
+            axes.tick_params(labelleft=column == 0)
+        axes.grid(alpha=0.3)
+    figure.suptitle(study["title"])
+    return figure
+
+
+def plot_study(study: dict[str, Any], path: Path) -> None:
+    """Saves the picture of a study as PNG."""
+    study_figure(study).savefig(path, dpi=120)
+
+
+def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+    """A row per arm: every seed, their mean, and one standard deviation to each side."""
+    for place, label in enumerate(scores):
+        score = scores[label]
+        if score["mean"] is None:
+            continue
+        color = "C0" if study["arms"][place]["reference"] is None else "C1"
+        axes.plot(score["by_seed"], [place] * len(score["by_seed"]), "o", color=color, alpha=0.35, markersize=4)
+        axes.errorbar(score["mean"], place, xerr=score["std"], fmt="D", color=color, markersize=6, capsize=3)
+    reference = next(iter(scores.values()))["mean"]
+    if reference is not None:
+        axes.axvline(reference, color="gray", linestyle=":")
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _along_x(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+    """A line per group of arms."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for arm in study["arms"]:
+        groups.setdefault(arm["group"], []).append(arm)
+    for name, arms in groups.items():
+        found = [(arm["x"], scores[arm["label"]]) for arm in arms if scores[arm["label"]]["mean"] is not None]
+        x, means = [place for place, _ in found], [score["mean"] for _, score in found]
+        spread = [score["std"] or 0.0 for _, score in found]
+        bars = axes.errorbar(x, means, yerr=spread, marker="D", capsize=3, label=name)
+        for place, score in found:
+            axes.plot([place] * len(score["by_seed"]), score["by_seed"], "o", color=bars[0].get_color(), alpha=0.35)
+    if len(groups) > 1:
+        axes.legend()
+
+
+def _trials_figure(study: dict[str, Any]) -> "Figure":
+    """Validation by trial, and the best so far."""
+    figure, axes = _figure(7, 4)
+    x = [trial["trial"] for trial in study["trials"]]
+    values = [trial["value"] for trial in study["trials"]]
+    axes.plot(x, values, "o", label="trial")
+    axes.step(x, list(itertools.accumulate(values, max)), where="post", label="best so far")
+    axes.axvline(study["chosen"]["trial"], color="gray", linestyle=":", label=f"chosen: {study['chosen']['trial']}")
+    axes.set(title=study["title"], xlabel="trial", ylabel=f"validation {study['metrics'][0]}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    figure, grid = _panels(width, height, 1, 1)
+    return figure, grid[0][0]
+
+
+def _panels(width: float, height: float, lines: int, columns: int) -> "tuple[Figure, Any]":
+    """An empty figure, which no program-wide state knows: it is gone when nothing holds it."""
+    from matplotlib.figure import Figure  # slow to import: only when something is drawn
+
+    figure = Figure(figsize=(width, height * lines), layout="constrained")
+    return figure, figure.subplots(lines, columns, squeeze=False)

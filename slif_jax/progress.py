@@ -107,7 +107,7 @@ class _Lines(_Silent):
     def epoch(self, row: Row, *, best: float) -> None:
         epoch = row["epoch"]
         per_epoch = (time.monotonic() - self._began) / max(epoch - self._start, 1)
-        left = _clock((self._epochs - epoch) * per_epoch)
+        left = clock((self._epochs - epoch) * per_epoch)
         parts = [_loss_text(row), *_score_text(row, self._metric, best), *_drift_text(row)]
         print(
             f"epoch {epoch}/{self._epochs}: {', '.join(parts)}, {per_epoch:.2f} s/epoch, at most {left} left",
@@ -152,6 +152,7 @@ class _Bar(_Silent):
         self._bar.stop()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds: 0:02:05."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,238 @@
+"""What a study runs: arms (configurations to compare) and seeds. A cell is one arm with one seed: one training run."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.graphs import used_modalities, uses_knowledge
+
+NOISE_KINDS = {"interactions": "interaction_noise", "triples": "triple_noise", "features": "feature_noise"}
+ALTERNATIVES = ("greater", "two-sided", "less")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One configuration of a study.
+
+    Attributes:
+      label: its name in the table, unique in the study.
+      config: what is trained; its `seed` is replaced by each seed of the study.
+      reference: label of the arm that it is tested against; None for an arm that others are tested against.
+      group: arms of a group are one line of a plot against `x`.
+      x: where it stands on that line; None where the study has no such axis.
+    """
+
+    label: str
+    config: Config
+    reference: str | None = None
+    group: str = ""
+    x: float | None = None
+
+    def run_name(self, seed: int) -> str:
+        """Folder of a cell below `runs/`."""
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.label.lower()).strip('-')}-seed{seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration without its seed, as JSON types."""
+        return {name: value for name, value in self.config.to_dict().items() if name != "seed"}
+
+    def config_hash(self) -> str:
+        """SHA-256 of `settings`."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole study.
+
+    Attributes:
+      kind: 'ablation', 'noise', 'cold_start' or 'seeds'.
+      title: heading of table and plot.
+      arms: rows of the table; a reference stands before what is tested against it.
+      seeds: of the model; every arm is trained with each.
+      metrics: names such as 'recall@20'; tested ones.
+      alternative: of the paired tests, of reference against row: 'greater' says that the reference is better.
+      parts: which relevant items count, keys of `plots.PART_NAMES`.
+      x_label: of the plot's axis, where arms have an `x`.
+    """
+
+    kind: str
+    title: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    alternative: str = "greater"
+    parts: tuple[str, ...] = ("all",)
+    x_label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must name at least one seed, each once: got {list(self.seeds)}.")
+        if self.alternative not in ALTERNATIVES:
+            raise ValueError(f"`alternative` must be one of {', '.join(ALTERNATIVES)}: got '{self.alternative}'.")
+        names = [arm.run_name(0) for arm in self.arms]
+        for arm, name in zip(self.arms, names, strict=True):
+            if names.count(name) > 1:
+                raise ValueError(f"Two arms of the study are called '{arm.label}'. Give each another name.")
+        for metric in self.metrics:
+            known = [f"{metric.split('@')[0]}@{k}" for k in self.arms[0].config.topk]
+            if metric not in known:
+                raise ValueError(f"`metrics` must be such as {', '.join(known)}: got '{metric}'. See --topk.")
+
+
+def default_metrics(config: Config) -> tuple[str, ...]:
+    """The metric that picks the epoch, and NDCG at the same cut-off."""
+    beside = f"ndcg@{config.select_on.split('@')[1]}"
+    return tuple(dict.fromkeys((config.select_on, beside)))
+
+
+def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **options: Any) -> Plan:
+    """The whole method, and the method without each of its parts that this configuration and these data have.
+
+    Args:
+      config: the whole method.
+      dataset: its data.
+      seeds: seeds of the model.
+      **options: `metrics`, `alternative` of `Plan`.
+
+    Returns:
+      The plan; every row is tested against 'full'.
+
+    Raises:
+      ValueError: if the configuration has nothing to leave out.
+    """
+    without: dict[str, dict[str, Any]] = {}
+    modalities = used_modalities(dataset, config)
+    if config.uses_correlation() and config.side_information:
+        without["no self-loop"] = {"self_loop": False}
+    if uses_knowledge(dataset, config):
+        without["no knowledge graph"] = {"knowledge_graph": False}
+    for name in modalities:
+        left = tuple(other for other in modalities if other != name)
+        without[f"no {name}"] = {"modalities": left or ("none",)}
+    if config.consistency and (modalities or uses_knowledge(dataset, config)):
+        without["no consistency"] = {"consistency": False}
+    if config.side_information:
+        without["no side information (LightGCN)"] = {"side_information": False}
+    if not without:
+        raise ValueError("An ablation leaves parts out, and --noside_information has left out all of them already.")
+    arms = [Arm("full", config)]
+    arms += [Arm(label, dataclasses.replace(config, **parts), "full") for label, parts in without.items()]
+    return _plan("ablation", f"Ablation on {dataset.name}", arms, seeds, config, options)
+
+
+def noise(
+    config: Config,
+    dataset: Dataset,
+    *,
+    kind: str,
+    levels: Sequence[float],
+    seeds: Sequence[int],
+    against: tuple[str, Config] | None = None,
+    **options: Any,
+) -> Plan:
+    """The same configuration on training data with more and more noise.
+
+    Args:
+      config: what is trained.
+      dataset: its data, for the heading.
+      kind: a key of `NOISE_KINDS`.
+      levels: percents of noise, from 0 to 100; 0 is always run.
+      seeds: seeds of the model; the noise has `config.noise_seed`.
+      against: label and configuration of a second curve.
+      **options: `metrics`, `alternative` of `Plan`.
+
+    Returns:
+      The plan; every level is tested against level 0 of the same configuration.
+
+    Raises:
+      ValueError: on an unknown kind, a bad level, or where the data have nothing to spoil.
+    """
+    if kind not in NOISE_KINDS:
+        raise ValueError(f"`noise` must be one of {', '.join(NOISE_KINDS)}: got '{kind}'.")
+    if not len({"interactions": dataset.train, "triples": dataset.triples, "features": dataset.features}[kind]):
+        raise ValueError(f"{dataset.name} has no {kind} to spoil. Choose another --noise.")
+    percents = sorted({0.0, *map(float, levels)})
+    if len(percents) < 2 or percents[0] < 0 or percents[-1] > 100:
+        raise ValueError(f"`levels` must be percents from 0 to 100, one above 0: got {list(levels)}.")
+    arms = []
+    for name, settings in [("this configuration", config), *([against] if against else [])]:
+        shown = f"{name}, " if against else ""
+        for level in percents:
+            config_of_level = dataclasses.replace(settings, **{NOISE_KINDS[kind]: level / 100})
+            reference = f"{shown}{percents[0]:g} % noise" if level else None
+            arms.append(Arm(f"{shown}{level:g} % noise", config_of_level, reference, name, level))
+    title = f"Noise in the {kind} of {dataset.name}"
+    return _plan("noise", title, arms, seeds, config, {"x_label": f"noise in {kind}, percent", **options})
+
+
+def cold_start(
+    config: Config,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    against: tuple[str, Config] | None = None,
+    **options: Any,
+) -> Plan:
+    """Some items without any training interaction: what are they worth with and without side information?
+
+    Args:
+      config: what is trained; `cold_items` is the share of the items that lose their training interactions.
+      dataset: its data, for the heading.
+      seeds: seeds of the model.
+      against: label and configuration of the other arm; None is the same without side information.
+      **options: `metrics`, `alternative` of `Plan`.
+
+    Returns:
+      The plan: all, warm and cold items apart.
+
+    Raises:
+      ValueError: if no items would be cold.
+    """
+    if not config.cold_items:
+        raise ValueError("`cold_items` must be above 0 for --study=cold_start: got 0.0. Try --cold_items=0.1.")
+    if against is None:
+        against = "no side information (LightGCN)", dataclasses.replace(config, side_information=False)
+    first = Arm("this configuration", config)
+    arms = [first, Arm(*against, first.label)]
+    title = f"{config.cold_items:.0%} of the items of {dataset.name} cold"
+    return _plan("cold_start", title, arms, seeds, config, {"parts": ("all", "warm", "cold"), **options})
+
+
+def seeds(
+    config: Config,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int],
+    against: tuple[str, Config] | None = None,
+    **options: Any,
+) -> Plan:
+    """One configuration over seeds, alone or against a second one.
+
+    Args:
+      config: what is trained.
+      dataset: its data, for the heading.
+      seeds: seeds of the model.
+      against: label and configuration of the second one.
+      **options: `metrics`, `alternative` of `Plan`; without an expectation the alternative is two-sided.
+
+    Returns:
+      The plan.
+    """
+    arms = [Arm("this configuration", config)]
+    if against:
+        arms.append(Arm(against[0], against[1], arms[0].label))
+    title = f"{len(seeds)} seeds on {dataset.name}"
+    return _plan("seeds", title, arms, seeds, config, {"alternative": "two-sided", **options})
+
+
+def _plan(
+    kind: str, title: str, arms: Sequence[Arm], seeds: Sequence[int], config: Config, options: dict[str, Any]
+) -> Plan:
+    given = {name: value for name, value in options.items() if value}
+    return Plan(kind, title, tuple(arms), tuple(seeds), **{"metrics": default_metrics(config), **given})

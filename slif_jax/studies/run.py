@@ -1,0 +1,196 @@
+"""Runs the cells of a study, each one training run below `runs/`, and writes what they give together."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from slif_jax.config import Config
+from slif_jax.plots import plot_study
+from slif_jax.studies.plan import Arm, Plan
+from slif_jax.studies.progress import StudyProgress
+from slif_jax.studies.results import Row, study_rows
+from slif_jax.studies.tables import study_table, write_table
+from slif_jax.train import train_and_evaluate
+from slif_jax.workdir import Workdir, WorkdirError, environment
+
+SHARED_FIELDS = ("protocol", "data_fingerprint", "split_fingerprint")
+
+
+def run_study(
+    plan: Plan,
+    workdir: str | Path,
+    *,
+    data_dir: str | None = None,
+    progress: str = "auto",
+    checkpoint_every: int = 10,
+    command: str = "",
+) -> dict[str, Any]:
+    """Runs what is not done yet and writes table and plot.
+
+    A cell that has a result is not run again; one that was interrupted goes on from its checkpoint. Arms and seeds may
+    be added to a study later, settings of an arm may not be changed.
+
+    Args:
+      plan: what to run.
+      workdir: folder of the study: `runs/`, then `study.json`, `study.csv`, `study.md`, `study.tex`, `study.png`.
+      data_dir: where fetched data sets are kept; None is the user's cache folder.
+      progress: 'auto', 'bar', 'line' or 'off'.
+      checkpoint_every: epochs between two checkpoints of a run.
+      command: what was typed, for the record.
+
+    Returns:
+      What `study.json` holds.
+
+    Raises:
+      WorkdirError: if the folder belongs to another study, or its data have changed.
+      DataError: on unusable data.
+    """
+    folder = open_study(workdir, plan.kind, {arm.label: arm.settings() for arm in plan.arms}, plan.title)
+    cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
+    results: dict[tuple[str, int], dict[str, Any]] = {}
+    for arm, seed in cells:
+        if (result := finished_cell(run_folder(folder, arm, seed), cell_config(arm, seed))) is not None:
+            results[arm.label, seed] = result
+    with StudyProgress(progress, cells=len(cells), done=len(results)) as reporter:
+        if results:
+            reporter.say(f"{len(results)} of {len(cells)} cells of {folder.path} are done already.")
+        for arm, seed in cells:
+            if (arm.label, seed) in results:
+                continue
+            began = time.monotonic()
+            result = train_and_evaluate(
+                cell_config(arm, seed),
+                run_folder(folder, arm, seed).path,
+                data_dir=data_dir,
+                progress=reporter.start(f"{arm.label}, seed {seed}"),
+                checkpoint_every=checkpoint_every,
+            )
+            jax.clear_caches()  # a study would otherwise keep the programs of all its runs
+            results[arm.label, seed] = result
+            scores = ", ".join(f"{metric} {result['test'][metric]:.4f}" for metric in plan.metrics)
+            reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
+    rows = study_rows(plan, lambda arm, seed: run_folder(folder, arm, seed).path / "test_users.npz")
+    study = _describe(plan, results, rows, command)
+    write_table(folder, "study", study_table(plan, rows, study))
+    plot_study(study, folder.path / "study.png")
+    folder.write_json("study.json", study)
+    return study
+
+
+def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], title: str) -> Workdir:
+    """Makes the folder of a study ready, or refuses it.
+
+    Args:
+      workdir: the folder.
+      kind: of the study.
+      arms: settings by label.
+      title: of the study.
+
+    Returns:
+      The folder, with a `study.json`.
+
+    Raises:
+      WorkdirError: if the folder holds something else, or the same arm with other settings.
+    """
+    folder = Workdir(workdir)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise WorkdirError(f"{folder.path} is a file. Name a folder with --workdir.")
+    stored = folder.read_json("study.json")
+    if stored is None:
+        if folder.path.is_dir() and any(folder.path.iterdir()):
+            raise WorkdirError(f"{folder.path} holds files, but no study.json. Name an empty --workdir for the study.")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("study.json", {"kind": kind, "title": title, "done": False, "settings": arms})
+        return folder
+    if stored["kind"] != kind:
+        raise WorkdirError(f"{folder.path} holds a study of kind '{stored['kind']}', not '{kind}'. Name another.")
+    known = stored["settings"]
+    for label in [label for label in arms if label in known]:
+        now, was = arms[label], known[label]
+        different = [f"{name} is {now[name]}, was {was.get(name)}" for name in now if now[name] != was.get(name)]
+        if different:
+            raise WorkdirError(
+                f"{folder.path} holds this study with other settings ('{label}': {'; '.join(different)}). "
+                "Name another --workdir."
+            )
+    folder.write_json("study.json", {**stored, "done": False, "settings": {**known, **arms}})
+    return folder
+
+
+def run_folder(folder: Workdir, arm: Arm, seed: int) -> Workdir:
+    """Where a cell is run."""
+    return Workdir(folder.path / "runs" / arm.run_name(seed))
+
+
+def cell_config(arm: Arm, seed: int) -> Config:
+    """The configuration of a cell."""
+    return Config.from_dict({**arm.config.to_dict(), "seed": seed})
+
+
+def finished_cell(run: Workdir, config: Config) -> dict[str, Any] | None:
+    """The result of a run that is done with test and has this configuration, or None."""
+    result, stored = run.read_json("result.json"), run.stored_config()
+    if result is None or stored is None or stored[0] != config or not result["test"]:
+        return None
+    complete = result["epochs"] == config.epochs or result["stopped_early"]
+    return result if complete and (run.path / "test_users.npz").is_file() else None
+
+
+def _describe(
+    plan: Plan, results: dict[tuple[str, int], dict[str, Any]], rows: list[Row], command: str
+) -> dict[str, Any]:
+    arms = []
+    for arm in plan.arms:
+        runs = [results[arm.label, seed] for seed in plan.seeds]
+        for field in SHARED_FIELDS:
+            if len({run[field] for run in runs}) > 1:
+                raise WorkdirError(
+                    f"The runs of '{arm.label}' differ in {field}: the data were changed while the study ran. "
+                    "Name another --workdir."
+                )
+        shared = {field: runs[0][field] for field in SHARED_FIELDS}
+        described = {"label": arm.label, "reference": arm.reference, "group": arm.group, "x": arm.x}
+        arms.append({**described, "config_hash": arm.config_hash(), **shared})
+    cells = [
+        {
+            "arm": label,
+            "seed": seed,
+            "run": next(arm for arm in plan.arms if arm.label == label).run_name(seed),
+            "best_epoch": result["best_epoch"],
+            "epochs": result["epochs"],
+            "valid": {metric: result["valid"].get(metric) for metric in plan.metrics},
+            "test": {metric: result["test"][metric] for metric in plan.metrics},
+            "seconds": round(sum(result["seconds"].values()), 1),
+        }
+        for (label, seed), result in sorted(results.items(), key=lambda cell: cell[0])
+    ]
+    return {
+        "kind": plan.kind,
+        "title": plan.title,
+        "done": True,
+        "command": command,
+        "seeds": list(plan.seeds),
+        "metrics": list(plan.metrics),
+        "alternative": plan.alternative,
+        "x_label": plan.x_label,
+        "arms": arms,
+        "settings": {arm.label: arm.settings() for arm in plan.arms},
+        "rows": [_row(row) for row in rows],
+        "cells": cells,
+        "environment": environment(),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """A row as JSON types; what is no number (no user has a cold item) is None."""
+
+    def known(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    scores = {
+        metric: {name: known(value) for name, value in score._asdict().items()} for metric, score in row.scores.items()
+    }
+    return {**row._asdict(), "scores": scores}
