@@ -10,6 +10,16 @@ from slif_jax.metrics import METRIC_NAMES
 from slif_jax.protocols import PROTOCOLS, Protocol
 
 GRAPH_NAMES = ("interactions", "knowledge", "features")
+# The fields that decide what data a run sees: those of `prepare.load_dataset`.
+DATA_FIELDS = (
+    "dataset",
+    "split_seed",
+    "cold_items",
+    "interaction_noise",
+    "triple_noise",
+    "feature_noise",
+    "noise_seed",
+)
 
 
 def _setting(default: Any, text: str, **metadata: Any) -> Any:

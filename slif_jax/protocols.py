@@ -5,6 +5,7 @@ docs/protocols.md gives them side by side, with what the same scores are worth u
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 MASKS = ("train", "train+valid")
@@ -13,6 +14,8 @@ IDEALS = ("reachable", "found")
 TIES = ("lower", "higher")
 COLD_USERS = ("apart", "drop", "count")
 SELECTION_PARTS = ("valid", "test")
+# Rules that pick an epoch; the others say how it is measured.
+SELECTION_RULES = ("ties_improve", "patience", "eval_every", "select_part", "select_on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,3 +134,41 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
+
+
+def with_rules(name: str, changes: Mapping[str, str]) -> Protocol:
+    """A preset with some rules changed, as a command line writes them.
+
+    Args:
+      name: of the preset.
+      changes: by field of `Protocol`, its value as text; 'none' stands for None, 'true' and 'false' for a bool.
+
+    Returns:
+      The protocol; `label` says what was changed.
+
+    Raises:
+      ValueError: on an unknown preset or rule, or a value that does not fit.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"Unknown protocol '{name}'. Known: {', '.join(PROTOCOLS)}.")
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(Protocol) if field.name != "name"}
+    values: dict[str, Any] = {}
+    for rule, text in changes.items():
+        if rule not in kinds:
+            raise ValueError(f"Unknown rule '{rule}'. Known: {', '.join(kinds)}.")
+        values[rule] = _from_text(rule, text, kinds[rule])
+    return dataclasses.replace(PROTOCOLS[name], **values)
+
+
+def _from_text(rule: str, text: str, kind: str) -> Any:
+    if "bool" in kind:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"`{rule}` must be true or false: got '{text}'.")
+        return text.lower() == "true"
+    if "None" in kind and text.lower() == "none":
+        return None
+    if "int" in kind:
+        if not text.isdecimal():
+            raise ValueError(f"`{rule}` must be a whole number: got '{text}'.")
+        return int(text)
+    return text

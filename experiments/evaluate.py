@@ -1,0 +1,166 @@
+"""Measures a finished run, or a scorer without training, on test under one or all evaluation protocols.
+
+python -m experiments.evaluate --workdir=runs/ml-100k --protocol=all
+python -m experiments.evaluate --baseline=item_cosine --dataset=ml-100k --protocol=all
+python -m experiments.evaluate --workdir=runs/ml-100k --protocol=kgat --rules=mask=train+valid,list_length=50
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from experiments import cli
+from slif_jax import ops
+from slif_jax.baselines import BASELINES
+from slif_jax.config import DATA_FIELDS, Config
+from slif_jax.data import Dataset
+from slif_jax.evaluate import evaluate_vectors, ranking_task
+from slif_jax.groups import test_results
+from slif_jax.model import Vectors
+from slif_jax.prepare import load_dataset
+from slif_jax.protocols import PROTOCOLS, SELECTION_RULES, Protocol, with_rules
+from slif_jax.recommend import load_trained
+from slif_jax.workdir import Workdir, WorkdirError
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a finished run; it gets evaluation-NAME.json for each preset."
+)
+_BASELINE = flags.DEFINE_enum("baseline", None, list(BASELINES), "Instead of a run: a scorer without training.")
+_PROTOCOL = flags.DEFINE_list("protocol", ["all"], f"'all', or names: {', '.join(PROTOCOLS)}.")
+_RULES = flags.DEFINE_list(
+    "rules", [], "Rules to change, as name=value,...: any field of Protocol (docs/protocols.md), such as ideal=found."
+)
+_CANDIDATES = flags.DEFINE_string(
+    "candidates", None, "Text file with one original item id per line: only these are ranked."
+)
+_METRICS = flags.DEFINE_list("metrics", ["recall@20", "ndcg@20", "mrr@10", "hit@20"], "Columns of the table.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for all results, with groups and intervals.")
+_DATA_FLAGS = (*DATA_FIELDS, "topk")
+
+
+def main() -> None:
+    """Prints one line per protocol."""
+    cli.set_up_jax()
+    protocols = _protocols()
+    if (_WORKDIR.value is None) == (_BASELINE.value is None):
+        raise ValueError("Name either a finished run with --workdir, or a --baseline with --dataset.")
+    with ops.default_implementation(flags.FLAGS.implementation):
+        if _WORKDIR.value is not None:
+            results = _measure_run(Workdir(_WORKDIR.value), protocols)
+        else:
+            config = cli.config_from_flags(names=_DATA_FLAGS)
+            dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
+            about = {"scorer": _BASELINE.value, "config": config.to_dict()}
+            vectors = BASELINES[_BASELINE.value](dataset)
+            results = [_measure(vectors, dataset, config, protocol, about) for protocol in protocols]
+    if _OUTPUT.value is not None:
+        output = Path(_OUTPUT.value)
+        partial = output.with_name(output.name + ".partial")
+        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, output)
+    print(_table(results))
+
+
+def _protocols() -> list[Protocol]:
+    names = list(PROTOCOLS) if _PROTOCOL.value == ["all"] else _PROTOCOL.value
+    changes = dict(rule.partition("=")[::2] for rule in _RULES.value)
+    for rule in SELECTION_RULES:
+        if rule in changes:
+            raise ValueError(f"--rules: '{rule}' is a rule of training and changes nothing here. Leave it out.")
+    if _CANDIDATES.value is not None:
+        changes["candidates"] = "listed"
+    return [with_rules(name, changes) for name in names]
+
+
+def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, Any]]:
+    """Measures a run; a protocol that was measured before on the same epoch is read from its file."""
+    result = folder.read_json("result.json")
+    if result is None:
+        raise WorkdirError(f"{folder.path} holds no result.json of a finished run. Train first: experiments.train.")
+    for name in _DATA_FLAGS:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} has no effect on a run: {folder.path} has its own settings. Leave it out.")
+    trained = None
+    results = []
+    for protocol in protocols:
+        file = f"evaluation-{protocol.name}.json"
+        about = {"scorer": f"epoch {result['best_epoch']}", "chosen_by": result["protocol"]}
+        expected = {
+            **about,
+            "rules": dataclasses.asdict(protocol),
+            "data_fingerprint": result["data_fingerprint"],
+        }
+        is_preset = not protocol.changes()
+        found = folder.read_json(file) if is_preset else None
+        if found is not None and all(found.get(key) == value for key, value in expected.items()):
+            results.append(found)
+            continue
+        if trained is None:
+            trained = load_trained(folder.path, data_dir=flags.FLAGS.data_dir)
+        found = _measure(trained.encoded.final, trained.dataset, trained.config, protocol, about)
+        if is_preset:
+            folder.write_json(file, found)
+        results.append(found)
+    return results
+
+
+def _measure(
+    vectors: Vectors, dataset: Dataset, config: Config, protocol: Protocol, about: dict[str, Any]
+) -> dict[str, Any]:
+    listed = _listed_items(dataset) if protocol.candidates == "listed" else None
+    task = ranking_task(dataset, "test", config, protocol=protocol, candidates=listed)
+    return {
+        "dataset": dataset.name,
+        "protocol": protocol.label(),
+        **about,
+        "rules": dataclasses.asdict(protocol),
+        "data_fingerprint": dataset.fingerprint,
+        "split_fingerprint": dataset.split_fingerprint,
+        **test_results(evaluate_vectors(vectors, task), config.activity_groups),
+    }
+
+
+def _listed_items(dataset: Dataset) -> np.ndarray:
+    if _CANDIDATES.value is None:
+        raise ValueError("candidates=listed needs --candidates=FILE with one original item id per line.")
+    lines = Path(_CANDIDATES.value).read_text(encoding="utf-8").splitlines()
+    index = {name: number for number, name in enumerate(dataset.item_ids.tolist())}
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and line.strip() not in index:
+            raise ValueError(f"{_CANDIDATES.value}, line {number}: {dataset.name} has no item '{line.strip()}'.")
+    return np.array([index[line.strip()] for line in lines if line.strip()], np.int64)
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table, and below it what they were measured on."""
+    known = list(results[0]["test"])
+    for name in _METRICS.value:
+        if name not in known:
+            raise ValueError(f"--metrics: '{name}' was not measured; there are {', '.join(known)}.")
+    heads = ["protocol", "users", *_METRICS.value]
+    rows = [
+        [r["protocol"], f"{r['test_users']:,}", *(f"{r['test'][name]:.4f}" for name in _METRICS.value)] for r in results
+    ]
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+
+    def line(cells: list[str]) -> str:
+        numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([cells[0].ljust(widths[0]), *numbers]) + " |"
+
+    rule = line(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    first = results[0]
+    scorer = first["scorer"] + (f", chosen by {first['chosen_by']}" if "chosen_by" in first else "")
+    hashes = f"split {first['split_fingerprint'][:16]}, data {first['data_fingerprint'][:16]}"
+    return "\n".join([line(heads), rule, *map(line, rows), f"{first['dataset']}, test; {scorer}; {hashes}."])
+
+
+if __name__ == "__main__":
+    cli.define_config_flags(names=_DATA_FLAGS)
+    cli.define_run_flags()
+    flags.adopt_module_key_flags(cli)  # so that --help shows them
+    cli.run(main)
