@@ -1,11 +1,12 @@
 """Top-n lists for users, with the ids of the source, in blocks of users."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
+import jraph
 import numpy as np
 from jax import Array
 
@@ -14,11 +15,14 @@ from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import csr_rows
-from slif_jax.graphs import build_graphs
-from slif_jax.model import Encoded, make_model
+from slif_jax.graphs import Graphs, build_graphs
+from slif_jax.lists import Columns
+from slif_jax.model import Encoded, Params, SlifMr, make_model
 from slif_jax.prepare import load_dataset
 from slif_jax.train_state import init_train_state
 from slif_jax.workdir import Workdir, WorkdirError
+
+PROFILES = ("train", "full")
 
 
 class TrainedModel(NamedTuple):
@@ -28,6 +32,11 @@ class TrainedModel(NamedTuple):
     encoded: Encoded
     config: Config
     epoch: int
+    model: SlifMr
+    params: Params
+    graphs: Graphs
+    correlation: jraph.GraphsTuple
+    """The correlation graph that took part in this epoch."""
 
 
 class Recommendations(NamedTuple):
@@ -68,19 +77,32 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
         last = checkpoints.last_epoch()
         if last is None:
             raise WorkdirError(f"{folder.path} holds no checkpoint yet. Train first: python -m experiments.train.")
-        target = init_train_state(model, graphs, config)
+        target: Any = jax.eval_shape(lambda: init_train_state(model, graphs, config))
         state, status = checkpoints.restore(target, last)
         if status.best_epoch not in (0, last):
             state, _ = checkpoints.restore(target, status.best_epoch)
     finally:
         checkpoints.close()
     encoded = jax.jit(model.encode)(state.params, graphs, state.correlation)
-    return TrainedModel(dataset, encoded, config, int(state.epoch))
+    return TrainedModel(dataset, encoded, config, int(state.epoch), model, state.params, graphs, state.correlation)
 
 
-def known_items(dataset: Dataset) -> np.ndarray:
-    """`[n, 2]` every interaction of every split: what a user has already seen."""
-    return np.concatenate([dataset.train, dataset.valid, dataset.test])
+def known_items(dataset: Dataset, profile: str = "full") -> np.ndarray:
+    """What a user has already seen, and is not recommended.
+
+    Args:
+      dataset: the data.
+      profile: 'train', the interactions that were trained on; or 'full', those of every split.
+
+    Returns:
+      `[n, 2]` user, item.
+
+    Raises:
+      ValueError: on another profile.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"`profile` must be 'train' or 'full': got '{profile}'.")
+    return dataset.train if profile == "train" else np.concatenate([dataset.train, dataset.valid, dataset.test])
 
 
 @functools.partial(jax.jit, static_argnames="num_items")
@@ -95,6 +117,7 @@ def top_n(
     *,
     n: int,
     seen: np.ndarray | None = None,
+    candidates: np.ndarray | None = None,
     block: int = 2048,
 ) -> Iterator[Recommendations]:
     """The n best items of each user that the user has not seen, block by block.
@@ -104,79 +127,45 @@ def top_n(
       dataset: its data.
       users: `[m]` distinct, ascending user indices.
       n: items per user.
-      seen: `[s, 2]` user, item pairs to leave out; None leaves out all known interactions.
+      seen: `[s, 2]` user, item pairs to leave out; None leaves out the interactions of every split.
+      candidates: `[c]` distinct, ascending items to choose from; None chooses from all.
       block: users at a time.
 
     Yields:
       `Recommendations` for at most `block` users.
 
     Raises:
-      ValueError: if `users` are not distinct and ascending, or no users of the data.
+      ValueError: if `users` or `candidates` are not distinct and ascending, or not of the data.
     """
-    users = np.asarray(users)
-    if np.any(np.diff(users) <= 0) or np.any(users < 0) or np.any(users >= dataset.num_users):
-        raise ValueError(f"`users` must be distinct, ascending and in [0, {dataset.num_users}).")
-    indptr, items = csr_rows(known_items(dataset) if seen is None else seen, users, dataset.num_users)
+    users = _ascending("users", users, dataset.num_users)
+    seen, vectors = known_items(dataset) if seen is None else seen, encoded.final.items
+    if candidates is not None:
+        candidates = _ascending("candidates", candidates, dataset.num_items)
+        place = np.full(dataset.num_items, -1, np.int64)
+        place[candidates] = np.arange(len(candidates))
+        seen = np.stack([seen[:, 0], place[seen[:, 1]]], axis=1)
+        seen, vectors = seen[seen[:, 1] >= 0], vectors[candidates]
+    indptr, items = csr_rows(seen, users, dataset.num_users)
     block = min(block, max(len(users), 1))
     for start in range(0, len(users), block):
         # Every block has the same shapes, the last one with empty rows at its end: compiled once.
         rows = np.arange(start, start + block).clip(max=len(users) - 1)
         bounds = indptr[np.arange(start, start + block + 1).clip(max=len(users))]
-        ranked = _rank(encoded.final.users[users[rows]], encoded.final.items, bounds, items, num_items=n)
+        ranked = _rank(encoded.final.users[users[rows]], vectors, bounds, items, num_items=n)
         real = len(users[start : start + block])
-        yield Recommendations(
-            users[start : start + block], np.asarray(ranked.indices)[:real], np.asarray(ranked.values)[:real]
-        )
+        found = np.asarray(ranked.indices)[:real]
+        if candidates is not None:
+            found = np.where(found >= 0, candidates[found], -1).astype(np.int32)
+        yield Recommendations(users[start : start + block], found, np.asarray(ranked.values)[:real])
 
 
-def write_tsv(blocks: Iterator[Recommendations], dataset: Dataset, file: TextIO) -> int:
-    """Writes lists as tab-separated text with original ids.
-
-    Args:
-      blocks: from `top_n`.
-      dataset: for ids and titles.
-      file: where to write; columns user, rank, item, score, and title where the data have titles.
-
-    Returns:
-      Lines written, without the header.
-    """
-    titles = dataset.item_titles
-    file.write("\t".join(["user", "rank", "item", "score", *(["title"] if titles is not None else [])]) + "\n")
-    lines = 0
-    for block in blocks:
-        for user, items, scores in zip(block.users, block.items, block.scores, strict=True):
-            for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1):
-                if item < 0:
-                    break
-                cells = [dataset.user_ids[user], str(rank), dataset.item_ids[item], f"{score:.6g}"]
-                if titles is not None:
-                    cells.append(" ".join(str(titles[item]).split()))
-                file.write("\t".join(cells) + "\n")
-                lines += 1
-    return lines
+def _ascending(name: str, ids: np.ndarray, count: int) -> np.ndarray:
+    ids = np.asarray(ids)
+    if np.any(np.diff(ids) <= 0) or np.any(ids < 0) or np.any(ids >= count):
+        raise ValueError(f"`{name}` must be distinct, ascending and in [0, {count}).")
+    return ids
 
 
-def user_indices(dataset: Dataset, ids: Sequence[str], *, source: str) -> np.ndarray:
-    """Indices of users by their original ids.
-
-    Args:
-      dataset: the data.
-      ids: original ids; blank ones are skipped, repeated ones count once.
-      source: named in errors.
-
-    Returns:
-      `[m]` ascending indices.
-
-    Raises:
-      ValueError: on an id that the data do not have, with its line.
-    """
-    index = {str(user): position for position, user in enumerate(dataset.user_ids)}
-    found = set()
-    for line, text in enumerate(ids, start=1):
-        name = text.strip()
-        if not name:
-            continue
-        if name not in index:
-            raise ValueError(f"{source}, line {line}: {dataset.name} has no user '{name}'.")
-        found.add(index[name])
-    return np.array(sorted(found), np.int64)
+def columns(dataset: Dataset) -> Columns:
+    """How recommendations are named in a file; see `lists.write`."""
+    return Columns("user", dataset.user_ids, "item", dataset.item_ids, "score", dataset.item_titles)

@@ -1,6 +1,5 @@
-"""Top-n lists against a slow version, the text they are written as, and restoring a run."""
+"""Top-n lists against a slow version, and restoring a run."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset, load
 from slif_jax.graphs import build_graphs
 from slif_jax.model import Encoded, Vectors, Views, make_model
-from slif_jax.recommend import Recommendations
 from slif_jax.train_state import init_train_state
 from slif_jax.workdir import Workdir, WorkdirError
 
@@ -103,46 +101,27 @@ def test_known_items_are_those_of_every_split(dataset):
     )
 
 
-def block_of(users, items, scores):
-    return Recommendations(np.array(users), np.array(items), np.array(scores, np.float32))
+def test_the_train_profile_recommends_what_is_held_out(dataset):
+    np.testing.assert_array_equal(recommend.known_items(dataset, "train"), dataset.train)
+    with pytest.raises(ValueError, match=r"^`profile` must be 'train' or 'full': got 'valid'\.$"):
+        recommend.known_items(dataset, "valid")
 
 
-def written(blocks, dataset, path):
-    with path.open("w") as file:
-        lines = recommend.write_tsv(iter(blocks), dataset, file)
-    return lines, path.read_text()
+def test_candidates_are_the_only_items_recommended(encoded, dataset):
+    users, candidates = np.array([0, 2, 3, 4]), np.array([1, 3, 5])
+    (block,) = recommend.top_n(encoded, dataset, users, n=3, candidates=candidates)
+    others = [(user, item) for user in users for item in (0, 2, 4)]
+    seen = np.concatenate([recommend.known_items(dataset), others])
+    for user, items, scores in zip(*block, strict=True):
+        want_items, want_scores = slow(encoded, seen, user, 3)
+        np.testing.assert_array_equal(items, want_items)
+        np.testing.assert_array_equal(scores, want_scores)
 
 
-def test_lists_as_text(dataset, tmp_path):
-    nothing = -np.inf
-    blocks = [
-        block_of([0, 1], [[3, 4], [-1, -1]], [[1.5, -2.0], [nothing, nothing]]),
-        block_of([3], [[2, -1]], [[1e-9, nothing]]),
-    ]
-    assert written(blocks, dataset, tmp_path / "lists.tsv") == (
-        3,
-        "user\trank\titem\tscore\ttitle\n"
-        "ann\t1\tB3\t1.5\tTwo lines\n"
-        "ann\t2\tB4\t-2\tCafé\n"
-        "007\t1\tB2\t1e-09\tRed cup\n",
-    )
-
-
-def test_text_without_titles_or_lists(dataset, tmp_path):
-    untitled = dataclasses.replace(dataset, item_titles=None)
-    header = "user\trank\titem\tscore\n"
-    assert written([], untitled, tmp_path / "none.tsv") == (0, header)
-    block = block_of([4], [[0]], [[0.5]])
-    assert written([block], untitled, tmp_path / "one.tsv") == (1, header + "eve\t1\tB0\t0.5\n")
-
-
-def test_users_by_their_ids(dataset):
-    got = recommend.user_indices(dataset, ["eve\n", "", "  ", "ann", "eve", " c 3 "], source="list.txt")
-    np.testing.assert_array_equal(got, [0, 2, 4])
-    assert recommend.user_indices(dataset, [], source="list.txt").shape == (0,)
-    for wrong in ("7", "Ann"):
-        with pytest.raises(ValueError, match=rf"^list\.txt, line 3: shop has no user '{wrong}'\.$"):
-            recommend.user_indices(dataset, ["ann", "", wrong], source="list.txt")
+@pytest.mark.parametrize("wrong", [[3, 1], [1, 1], [-1], [NUM_ITEMS]])
+def test_candidates_that_are_no_items(encoded, dataset, wrong):
+    with pytest.raises(ValueError, match=r"^`candidates` must be distinct, ascending and in \[0, 6\)\.$"):
+        next(recommend.top_n(encoded, dataset, np.array([0]), n=1, candidates=np.array(wrong)))
 
 
 # load_trained
@@ -197,3 +176,5 @@ def test_the_best_epoch_is_restored_not_the_last(run):
     assert trained.dataset.fingerprint == data.fingerprint
     np.testing.assert_allclose(trained.encoded.final.users, states[1].params["user_embedding"])
     np.testing.assert_allclose(trained.encoded.final.items, states[1].params["item_embedding"])
+    np.testing.assert_array_equal(trained.params["item_embedding"], states[1].params["item_embedding"])
+    np.testing.assert_array_equal(trained.correlation.senders, states[1].correlation.senders)

@@ -1,0 +1,52 @@
+"""What the programs that write lists share: ids from a file or a flag, and a place to write to."""
+
+from pathlib import Path
+
+from absl import flags
+
+from slif_jax.lists import Names
+
+
+def check(output: Path) -> None:
+    """Refuses, before anything slow is done, a path that cannot be written.
+
+    Raises:
+      OSError: if its folder is absent, or it is a folder itself.
+    """
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder. Name a file with --output.")
+
+
+def read_names(file_flag: str, one_flag: str | None = None) -> Names | None:
+    """The original ids that the flags ask for.
+
+    Args:
+      file_flag: flag with the path of a text file, one id per line.
+      one_flag: flag with a single id.
+
+    Returns:
+      The ids, or None where neither flag is given.
+
+    Raises:
+      ValueError: if both are given, or the file is no UTF-8 text with at least one id.
+    """
+    one = flags.FLAGS[one_flag].value if one_flag else None
+    path = flags.FLAGS[file_flag].value
+    if one is not None and path is not None:
+        raise ValueError(f"Give --{one_flag} or --{file_flag}, not both.")
+    if one is not None:
+        return Names(f"--{one_flag}", [one])
+    if path is None:
+        return None
+    source = f"--{file_flag}={path}"
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{source} is not UTF-8 text with one id per line.") from None
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read: {error.strerror}.") from None
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{source} names no id: write one per line.")
+    return Names(source, lines)
