@@ -116,6 +116,35 @@ def study_figure(study: dict[str, Any]) -> "Figure":
     return figure
 
 
+def groups_figure(groups: dict[str, Any], metrics: Sequence[str]) -> "Figure":
+    """Means and 95 % intervals of the groups of a run.
+
+    Args:
+      groups: `test_groups` of `result.json`.
+      metrics: one panel each.
+
+    Returns:
+      The figure; groups of nobody are left out.
+    """
+    names = {f"{PART_NAMES[name]}": group for name, group in groups["items"].items()}
+    names |= {f"users with {name}": group for name, group in groups["activity"].items()}
+    shown = {name: group for name, group in names.items() if group["means"]}
+    figure, grid = _panels(4.5 * len(metrics), 1.0 + 0.32 * len(shown), 1, len(metrics))
+    for column, metric in enumerate(metrics):
+        axes: Axes = grid[0][column]
+        for place, group in enumerate(shown.values()):
+            mean, interval = group["means"][metric], group["interval"].get(metric)
+            axes.plot(mean, place, "D", color="C0")
+            if interval:
+                axes.plot(interval, [place, place], color="C0")
+        axes.set_yticks(range(len(shown)), list(shown))
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlabel(metric)
+        axes.tick_params(labelleft=column == 0)
+        axes.grid(alpha=0.3)
+    return figure
+
+
 def plot_study(study: dict[str, Any], path: Path) -> None:
     """Saves the picture of a study as PNG."""
     study_figure(study).savefig(path, dpi=120)

@@ -74,7 +74,7 @@ def run_study(
             reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
     rows = study_rows(plan, lambda arm, seed: run_folder(folder, arm, seed).path / "test_users.npz")
     study = _describe(plan, results, rows, command)
-    write_table(folder, "study", study_table(plan, rows, study))
+    write_table(folder, "study", study_table(study))
     plot_study(study, folder.path / "study.png")
     folder.write_json("study.json", study)
     return study

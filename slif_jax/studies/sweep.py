@@ -18,7 +18,7 @@ from slif_jax.prepare import load_dataset
 from slif_jax.studies.plan import Arm, default_metrics
 from slif_jax.studies.progress import StudyProgress
 from slif_jax.studies.run import SHARED_FIELDS, open_study
-from slif_jax.studies.tables import Table, hash_notes, write_table
+from slif_jax.studies.tables import sweep_table, write_table
 from slif_jax.train import train_and_evaluate
 from slif_jax.workdir import Workdir, environment
 
@@ -159,38 +159,6 @@ def run_sweep(
 def run_name(settings: dict[str, Any]) -> str:
     """Folder of a trial below `runs/`, by its settings."""
     return "trial-" + hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def sweep_table(study: dict[str, Any]) -> Table:
-    """The trials from best to worst, with test for the first one.
-
-    Args:
-      study: what `study.json` holds.
-
-    Returns:
-      The table.
-    """
-    metric, chosen = study["metrics"][0], study["chosen"]
-    names = list(study["space"])
-    columns = ["trial", *names, f"valid {metric}", "epoch", *(f"test {name}" for name in study["metrics"])]
-    cells, records = [], []
-    for trial in sorted(study["trials"], key=lambda trial: (-trial["value"], trial["trial"])):
-        test = chosen["test"] if trial["trial"] == chosen["trial"] else {}
-        shown = [f"{trial['settings'][name]:.3g}" for name in names]
-        scores = [f"{test[name]:.4f}" if test else "" for name in study["metrics"]]
-        cells.append([str(trial["trial"]), *shown, f"{trial['value']:.4f}", str(trial["best_epoch"]), *scores])
-        record = {"trial": trial["trial"], **trial["settings"], f"valid_{metric}": trial["value"]}
-        record |= {"best_epoch": trial["best_epoch"], **{f"test_{name}": test.get(name) for name in study["metrics"]}}
-        records.append(record)
-    notes = [
-        f"{len(cells)} trials of the tree-structured Parzen estimator, seed {study['seeds'][0]}; trial 0 has the "
-        f"settings that the search started from. Searched: {'; '.join(f'{k} {v}' for k, v in study['space'].items())}.",
-        f"Trials are compared on validation ({metric}). Test, protocol {study['arms'][0]['protocol']}, was evaluated "
-        "once, for the chosen trial; the best of many validation values is an optimistic one.",
-        *([f"Command: {study['command']}"] if study["command"] else []),
-        *hash_notes(study["arms"]),
-    ]
-    return Table(study["title"], columns, cells, notes, records)
 
 
 def _import_optuna() -> Any:

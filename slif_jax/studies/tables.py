@@ -6,8 +6,6 @@ import re
 from typing import Any, NamedTuple
 
 from slif_jax.plots import PART_NAMES
-from slif_jax.studies.plan import Plan
-from slif_jax.studies.results import Row, Score
 from slif_jax.workdir import Workdir
 
 _TEX = {
@@ -18,6 +16,11 @@ _TEX = {
     "Δ": r"$\Delta$",
 }
 _TEX |= {character: "\\" + character for character in "&%$#_{}"} | {"<": "$<$", ">": "$>$"}
+_SIDES = {
+    "greater": "the reference is better than the row",
+    "less": "the reference is worse than the row",
+    "two-sided": "reference and row differ",
+}
 
 
 class Table(NamedTuple):
@@ -32,67 +35,85 @@ class Table(NamedTuple):
     """The rows with every digit, by column of the CSV file."""
 
 
-def study_table(plan: Plan, rows: list[Row], study: dict[str, Any]) -> Table:
+def study_table(study: dict[str, Any]) -> Table:
     """Lays out the rows of a study.
 
     Args:
-      plan: the study.
-      rows: from `study_rows`.
-      study: what `study.json` will hold.
+      study: what `study.json` holds; of any kind but 'sweep', which has `sweep_table`.
 
     Returns:
       The table.
     """
-    tested = any(arm.reference for arm in plan.arms)
-    several = len(plan.parts) > 1
-    columns = ["", *(["items"] if several else []), "users", "runs"]
-    for metric in plan.metrics:
+    tested = any(arm["reference"] for arm in study["arms"])
+    several = len({row["part"] for row in study["rows"]}) > 1
+    columns = ["row", *(["items"] if several else []), "users", "runs"]
+    for metric in study["metrics"]:
         columns += [metric, *([f"Δ {metric}", "p (Holm)"] if tested else [])]
     cells, records = [], []
-    for row in rows:
-        line = [row.label, *([PART_NAMES[row.part]] if several else []), f"{row.users:,}", str(row.runs)]
-        record: dict[str, Any] = {"arm": row.label, "items": row.part, "users": row.users, "runs": row.runs}
-        for metric, score in row.scores.items():
-            line += [mean_text(score), *([difference_text(score), p_text(score.p_holm)] if tested else [])]
-            record |= {f"{metric}_mean": score.mean, f"{metric}_std": score.std}
+    for row in study["rows"]:
+        line = [row["label"], *([PART_NAMES[row["part"]]] if several else []), f"{row['users']:,}", str(row["runs"])]
+        record = {"row": row["label"], "items": row["part"], "users": row["users"], "runs": row["runs"]}
+        for metric, score in row["scores"].items():
+            line += [mean_text(score), *([_signed(score["difference"]), p_text(score["p_holm"])] if tested else [])]
+            record |= {f"{metric}_mean": score["mean"], f"{metric}_std": score["std"]}
             if tested:
-                record |= {f"{metric}_{name}": getattr(score, name) for name in ("difference", "p", "p_holm")}
+                record |= {f"{metric}_{name}": score[name] for name in ("difference", "p", "p_holm")}
         cells.append(line)
         records.append(record)
-    return Table(plan.title, columns, cells, study_notes(plan, study, tested=tested), records)
+    return Table(study["title"], columns, cells, _notes(study, tested=tested), records)
 
 
-def study_notes(plan: Plan, study: dict[str, Any], *, tested: bool) -> list[str]:
+def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
     """How the numbers of a study were made."""
-    runs = len(plan.seeds)
-    spread = f"mean ± standard deviation over {runs} seeds" if runs > 1 else "one seed, so without a spread"
-    notes = [
-        f"Test, protocol {study['arms'][0]['protocol']}, epoch chosen on validation; {spread} "
-        f"({', '.join(map(str, plan.seeds))})."
-    ]
+    count, seeds = len(study["seeds"]), ", ".join(map(str, study["seeds"]))
+    spread = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed, so without a spread"
+    notes = [f"Test, protocol {study['arms'][0]['protocol']}, epoch chosen on validation; {spread} ({seeds})."]
     if tested:
-        sides = {
-            "greater": "the reference is better than the row",
-            "less": "the reference is worse than the row",
-            "two-sided": "reference and row differ",
-        }
-        pairs = dict.fromkeys(arm.reference for arm in plan.arms if arm.reference)
+        references = dict.fromkeys(arm["reference"] for arm in study["arms"] if arm["reference"])
         notes.append(
-            f"Δ: row minus reference ({', '.join(f'{name!r}' for name in pairs)}). p: Wilcoxon signed-rank test over "
-            f"users, each user's value averaged over seeds first; alternative: {sides[plan.alternative]}; corrected "
+            f"Δ: row minus reference ({', '.join(map(repr, references))}). p: Wilcoxon signed-rank test over users, "
+            f"each user's value averaged over seeds first; alternative: {_SIDES[study['alternative']]}; corrected "
             "after Holm over the tested rows of the column."
         )
-    if study["command"]:
-        notes.append(f"Command: {study['command']}")
-    notes += hash_notes(study["arms"])
-    return notes
+    return [*notes, *provenance_notes(study)]
 
 
-def hash_notes(arms: list[dict[str, Any]]) -> list[str]:
-    """Which data, split and settings; one line where they are the same for all arms."""
-    notes = []
+def sweep_table(study: dict[str, Any]) -> Table:
+    """The trials from best to worst, with test for the first one.
+
+    Args:
+      study: what `study.json` holds.
+
+    Returns:
+      The table.
+    """
+    metric, chosen = study["metrics"][0], study["chosen"]
+    names = list(study["space"])
+    columns = ["trial", *names, f"valid {metric}", "epoch", *(f"test {name}" for name in study["metrics"])]
+    cells, records = [], []
+    for trial in sorted(study["trials"], key=lambda trial: (-trial["value"], trial["trial"])):
+        test = chosen["test"] if trial["trial"] == chosen["trial"] else {}
+        shown = [f"{trial['settings'][name]:.3g}" for name in names]
+        scores = [f"{test[name]:.4f}" if test else "" for name in study["metrics"]]
+        cells.append([str(trial["trial"]), *shown, f"{trial['value']:.4f}", str(trial["best_epoch"]), *scores])
+        record = {"trial": trial["trial"], **trial["settings"], f"valid_{metric}": trial["value"]}
+        record |= {"best_epoch": trial["best_epoch"], **{f"test_{name}": test.get(name) for name in study["metrics"]}}
+        records.append(record)
+    notes = [
+        f"{len(cells)} trials of the tree-structured Parzen estimator, seed {study['seeds'][0]}; trial 0 has the "
+        f"settings that the search started from. Searched: {'; '.join(f'{k} {v}' for k, v in study['space'].items())}.",
+        f"Trials are compared on validation ({metric}). Test, protocol {study['arms'][0]['protocol']}, was evaluated "
+        "once, for the chosen trial; the best of many validation values is an optimistic one.",
+        *provenance_notes(study),
+    ]
+    return Table(study["title"], columns, cells, notes, records)
+
+
+def provenance_notes(study: dict[str, Any]) -> list[str]:
+    """The command, and which data, split and settings: one line where they are the same for all arms."""
+    notes = [f"Command: {study['command']}"] if study["command"] else []
     for field, name in (("data_fingerprint", "Data"), ("split_fingerprint", "Split"), ("config_hash", "Settings")):
-        hashes = {arm["label"]: arm[field][:16] for arm in arms}
+        hashes = {arm["label"]: arm[field][:16] for arm in study["arms"]}
         if len(set(hashes.values())) == 1:
             notes.append(f"{name} {next(iter(hashes.values()))}.")
         else:
@@ -100,21 +121,20 @@ def hash_notes(arms: list[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def mean_text(score: Score) -> str:
-    """'0.3621 ± 0.0012', or without the spread."""
-    if score.mean != score.mean:
+def mean_text(score: dict[str, Any]) -> str:
+    """'0.3621 ± 0.0012', without the spread of one seed, or a dash where nothing was measured."""
+    if score["mean"] is None:
         return "-"
-    return f"{score.mean:.4f}" + ("" if score.std is None else f" ± {score.std:.4f}")
+    return f"{score['mean']:.4f}" + ("" if score["std"] is None else f" ± {score['std']:.4f}")
 
 
-def difference_text(score: Score) -> str:
-    """'-0.0031', or a dash for a reference."""
-    return "-" if score.difference is None or score.difference != score.difference else f"{score.difference:+.4f}"
+def _signed(difference: float | None) -> str:
+    return "-" if difference is None else f"{difference:+.4f}"
 
 
 def p_text(p: float | None) -> str:
     """'0.0123' or '<0.0001', or a dash where nothing was tested."""
-    if p is None or p != p:
+    if p is None:
         return "-"
     return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
@@ -156,7 +176,7 @@ def _latex(table: Table) -> str:
         return " & ".join(text(cell) for cell in cells) + r" \\"
 
     width = "l" + "r" * (len(table.columns) - 1)
-    lines = ["% Needs \\usepackage{booktabs}.", *(f"% {note}" for note in table.notes)]
+    lines = [r"% Needs \usepackage{booktabs}.", *(f"% {note}" for note in table.notes)]
     lines += [r"\begin{table}", r"\centering", rf"\caption{{{text(table.title)}}}"]
     lines += [rf"\begin{{tabular}}{{{width}}}", r"\toprule", line(table.columns), r"\midrule"]
     lines += [*(line(row) for row in table.cells), r"\bottomrule", r"\end{tabular}", r"\end{table}"]
