@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from slif_jax import ops
+from slif_jax.cold_items import ColdItems, find_cold_items
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
@@ -40,6 +41,8 @@ class Graphs(NamedTuple):
     """Entities, the items first; each triple (h, r, t) as t -> h with relation r and h -> t with relation r + R."""
     features: dict[str, jraph.GraphsTuple]
     """Per modality, the k nearest items by cosine of the raw features, symmetric-normalised."""
+    cold: ColdItems | None
+    """What items without training interactions inherit from, where there are such items."""
 
 
 def item_features(graph: jraph.GraphsTuple) -> ItemFeatures:
@@ -108,11 +111,13 @@ def build_graphs(dataset: Dataset, config: Config) -> Graphs:
         num_receivers=num_nodes,
     )
     user_items = build_graph(items, users, weight, num_senders=dataset.num_items, num_receivers=dataset.num_users)
+    modalities, knowledge = used_modalities(dataset, config), uses_knowledge(dataset, config)
     return Graphs(
         interactions=interactions,
         user_items=user_items,
-        knowledge=knowledge_graph(dataset) if uses_knowledge(dataset, config) else None,
-        features=feature_graphs(dataset, used_modalities(dataset, config), config.feature_neighbors),
+        knowledge=knowledge_graph(dataset) if knowledge else None,
+        features=feature_graphs(dataset, modalities, config.feature_neighbors),
+        cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=config.feature_neighbors),
     )
 
 

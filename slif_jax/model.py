@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from slif_jax import ops
+from slif_jax.cold_items import inherit
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
@@ -45,7 +46,7 @@ class Encoded(NamedTuple):
     users: Views
     items: Views
     user_weights: Float[Array, "users views"]
-    """Attention of each user over the views, columns in the order of `users.sides`."""
+    """Attention of each user over the views: columns for the modalities, then 'knowledge'. (jit sorts `sides`.)"""
     item_weights: Float[Array, "items views"]
 
 
@@ -125,13 +126,13 @@ class SlifMr(nn.Module):
         config = self.config
         x = propagate(
             graphs.interactions,
-            jnp.concatenate([self.user_embedding, self.item_embedding]),
+            jnp.concatenate([self.user_embedding, inherit(self.item_embedding, graphs.cold)]),
             num_layers=config.interaction_layers,
             correlation=correlation if config.correlates("interactions") else None,
             correlation_weight=config.interaction_correlation,
             first_receiver=self.num_users,
         )
-        return x[: self.num_users], x[self.num_users :]
+        return x[: self.num_users], inherit(x[self.num_users :], graphs.cold)
 
     def _modality(self, name: str, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
@@ -141,7 +142,7 @@ class SlifMr(nn.Module):
         project, purify = self.projections[name](x.shape[1]), self.purifiers[name](config.width)
         bias = project.bias @ purify.kernel + purify.bias
         gate = nn.sigmoid(x @ (project.kernel @ purify.kernel) + bias[None, :])
-        purified = jnp.where(present[:, None], self.item_embedding * gate, 0.0)
+        purified = jnp.where(present[:, None], inherit(self.item_embedding, graphs.cold) * gate, 0.0)
         use_correlation = config.correlates("features")
         share = config.feature_correlation
         if use_correlation and config.learn_feature_correlation:
@@ -175,7 +176,7 @@ class SlifMr(nn.Module):
     ) -> tuple[Array, jraph.GraphsTuple, dict[str, Any]]:
         """Entity vectors, the graph, and how the correlation graph takes part in every hop."""
         assert graphs.knowledge is not None
-        x = jnp.concatenate([self.item_embedding, self.entity_embedding])
+        x = jnp.concatenate([inherit(self.item_embedding, graphs.cold), self.entity_embedding])
         arguments: dict[str, Any] = {}
         if self.config.correlates("knowledge"):
             arguments["correlation"] = correlation

@@ -22,7 +22,9 @@ class Interactions(NamedTuple):
     items: Int[Array, " n"]
     indptr: Int[Array, " users_plus_1"]
     gaps: Int[Array, " n"]
-    """Item j of a user's sorted list minus j: how many items below it are *not* the user's."""
+    """Place of item j of a user's sorted list in `pool`, minus j: how many items below it are *not* the user's."""
+    pool: Int[Array, " w"]
+    """The items with training interactions, ascending: a cold item is nobody's negative, or it would only sink."""
 
 
 class Batch(NamedTuple):
@@ -57,7 +59,11 @@ def interactions_for_sampling(dataset: Dataset) -> Interactions:
     indptr = np.zeros(dataset.num_users + 1, np.int32)
     np.cumsum(np.bincount(users, minlength=dataset.num_users), out=indptr[1:])
     position = np.arange(len(users), dtype=np.int32) - indptr[users]
-    return Interactions(jnp.asarray(users), jnp.asarray(items), jnp.asarray(indptr), jnp.asarray(items - position))
+    is_warm = np.bincount(items, minlength=dataset.num_items) > 0
+    place = np.cumsum(is_warm, dtype=np.int32) - 1
+    pool = np.flatnonzero(is_warm).astype(np.int32)
+    arrays = (users, items, indptr, place[items] - position, pool)
+    return Interactions(*(jnp.asarray(array) for array in arrays))
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
@@ -82,24 +88,24 @@ def epoch_order(rng: PRNGKeyArray, num_examples: int, batch_size: int) -> Int[Ar
 
 
 def sample_negatives(
-    rng: PRNGKeyArray, data: Interactions, users: Int[Array, " b"], *, num_items: int, num_negatives: int
+    rng: PRNGKeyArray, data: Interactions, users: Int[Array, " b"], *, num_negatives: int
 ) -> tuple[Int[Array, "b n"], Bool[Array, " b"]]:
-    """Uniform items that are not in the users' training lists, without rejection.
+    """Uniform warm items that are not in the users' training lists, without rejection.
 
-    A rank r among the items the user does not have is drawn, and turned into an item by one binary search: it is
-    r plus the number of the user's items that come before it.
+    A rank r among the items the user does not have is drawn, and turned into an item by one binary search: its place in
+    the pool is r plus the number of the user's items that come before it.
 
     Args:
       rng: key.
       data: training interactions.
       users: `[B]` user ids.
-      num_items: I. Static.
       num_negatives: N. Static.
 
     Returns:
       `[B, N]` item ids, and `[B]` whether the user has any such item (else the ids are meaningless).
     """
     start, end = data.indptr[users], data.indptr[users + 1]
+    num_items = data.pool.shape[0]
     open_items = num_items - (end - start)
     possible = open_items > 0
     rank = jax.random.randint(
@@ -107,19 +113,16 @@ def sample_negatives(
     )
     begin = jnp.broadcast_to(start[:, None], rank.shape)
     below = upper_bound(data.gaps, begin, jnp.broadcast_to(end[:, None], rank.shape), rank) - begin
-    return jnp.minimum(rank + below, num_items - 1), possible
+    return data.pool[jnp.minimum(rank + below, num_items - 1)], possible
 
 
-def sample_batch(
-    rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"], *, num_items: int, num_negatives: int
-) -> Batch:
+def sample_batch(rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"], *, num_negatives: int) -> Batch:
     """The examples at `index` with fresh negatives.
 
     Args:
       rng: key of the step.
       data: training interactions.
       index: `[B]` positions in the training interactions, -1 for padding.
-      num_items: I. Static.
       num_negatives: N. Static.
 
     Returns:
@@ -128,7 +131,7 @@ def sample_batch(
     real = index >= 0
     safe = jnp.maximum(index, 0)
     users, positives = data.users[safe], data.items[safe]
-    negatives, possible = sample_negatives(rng, data, users, num_items=num_items, num_negatives=num_negatives)
+    negatives, possible = sample_negatives(rng, data, users, num_negatives=num_negatives)
     return Batch(users, positives, negatives, (real & possible).astype(jnp.float32))
 
 

@@ -186,9 +186,7 @@ def make_train_step(
         state: TrainState, graphs: Graphs, data: TrainingData, index: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         batch_rng, triple_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        batch = sampling.sample_batch(
-            batch_rng, data.interactions, index, num_items=model.num_items, num_negatives=config.num_negatives
-        )
+        batch = sampling.sample_batch(batch_rng, data.interactions, index, num_negatives=config.num_negatives)
         triples = None
         if model.knowledge:
             triples = sampling.sample_triples(

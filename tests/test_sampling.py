@@ -14,8 +14,8 @@ LISTS = ([0, 2, 5], [], [0, 1, 2, 3, 4, 5], [0, 1, 2, 4, 5], [4, 5])
 NUM_ITEMS = 6
 USERS = np.arange(5, dtype=np.int32)
 
-draw_negatives = jax.jit(sampling.sample_negatives, static_argnames=("num_items", "num_negatives"))
-draw_batch = jax.jit(sampling.sample_batch, static_argnames=("num_items", "num_negatives"))
+draw_negatives = jax.jit(sampling.sample_negatives, static_argnames="num_negatives")
+draw_batch = jax.jit(sampling.sample_batch, static_argnames="num_negatives")
 draw_triples = jax.jit(sampling.sample_triples, static_argnames=("num_entities", "batch_size"))
 
 
@@ -49,13 +49,14 @@ def test_layout_on_paper(data):
     np.testing.assert_array_equal(data.items, [0, 2, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2, 4, 5, 4, 5])
     np.testing.assert_array_equal(data.indptr, [0, 3, 3, 9, 14, 16])
     np.testing.assert_array_equal(data.gaps, [0, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 4, 4])
+    np.testing.assert_array_equal(data.pool, range(6))
     assert {array.dtype for array in data} == {np.dtype(np.int32)}
 
 
 @pytest.fixture(scope="module")
 def drawn(data):
     """4000 negatives of each user."""
-    return on_host(draw_negatives(jax.random.key(3), data, USERS, num_items=NUM_ITEMS, num_negatives=4000))
+    return on_host(draw_negatives(jax.random.key(3), data, USERS, num_negatives=4000))
 
 
 def test_negatives_are_uniform_over_the_rest(drawn):
@@ -83,16 +84,17 @@ def test_one_negative_tells_nothing_about_the_next(drawn):
 def test_negatives_are_never_positives_and_reach_everything_else(cells, seed):
     lists = [sorted(cell % 6 for cell in cells if cell // 6 == user) for user in range(5)]
     data = sampling.interactions_for_sampling(make_dataset(lists))
-    drawn, possible = on_host(draw_negatives(jax.random.key(seed), data, USERS, num_items=6, num_negatives=4000))
+    drawn, possible = on_host(draw_negatives(jax.random.key(seed), data, USERS, num_negatives=4000))
+    warm = {item for items in lists for item in items}
     for user, items in enumerate(lists):
-        assert bool(possible[user]) == (len(items) < 6)
+        assert bool(possible[user]) == (len(items) < len(warm))
         if possible[user]:
-            assert set(drawn[user].tolist()) == set(range(6)) - set(items)
+            assert set(drawn[user].tolist()) == warm - set(items)
 
 
 def test_batch_takes_its_examples_and_weighs_padding_nothing(data):
     index = np.array([1, 3, 15, -1, 9], np.int32)
-    batch = on_host(draw_batch(jax.random.key(0), data, index, num_items=NUM_ITEMS, num_negatives=8))
+    batch = on_host(draw_batch(jax.random.key(0), data, index, num_negatives=8))
     np.testing.assert_array_equal(batch.users[:3], [0, 2, 4])
     np.testing.assert_array_equal(batch.positives[:3], [2, 0, 5])
     np.testing.assert_array_equal(batch.weight, [1, 0, 1, 0, 1])  # user 2 has every item
@@ -103,7 +105,7 @@ def test_batch_takes_its_examples_and_weighs_padding_nothing(data):
 
 def test_a_key_fixes_the_batch(data):
     def negatives(seed):
-        return np.asarray(draw_batch(jax.random.key(seed), data, USERS, num_items=NUM_ITEMS, num_negatives=8).negatives)
+        return np.asarray(draw_batch(jax.random.key(seed), data, USERS, num_negatives=8).negatives)
 
     np.testing.assert_array_equal(negatives(0), negatives(0))
     assert (negatives(0)[0] != negatives(1)[0]).any()

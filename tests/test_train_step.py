@@ -55,9 +55,7 @@ def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: D
     graph = correlation.rebuild(vectors, num_neighbors=3)
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), state.params)
     index = jnp.arange(16).at[3].set(-1)
-    batch = sampling.sample_batch(
-        jax.random.key(2), data.interactions, index, num_items=dataset.num_items, num_negatives=2
-    )
+    batch = sampling.sample_batch(jax.random.key(2), data.interactions, index, num_negatives=2)
     triples = sampling.sample_triples(jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16)
 
     @jax.jit
@@ -100,7 +98,7 @@ def test_every_part_of_the_loss_counts_and_can_be_turned_off(dataset: Dataset):
 def test_padding_does_not_change_the_loss(dataset: Dataset):
     model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, knowledge_graph=False))
     index = jnp.arange(8)
-    short = sampling.sample_batch(jax.random.key(0), data.interactions, index, num_items=11, num_negatives=1)
+    short = sampling.sample_batch(jax.random.key(0), data.interactions, index, num_negatives=1)
     padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), short)
     loss_of = jax.jit(lambda batch: train_step.loss_fn(state.params, model, graphs, state.correlation, batch, None)[0])
     expected, actual = loss_of(short), loss_of(padded)

@@ -1,0 +1,101 @@
+"""Items without training interactions: what they inherit from the items that their features and triples are like."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from scipy import sparse
+from sklearn.random_projection import SparseRandomProjection
+
+from slif_jax import ops
+from slif_jax.data import Dataset, filled
+
+_PROFILE_WIDTH = 256
+
+
+class ColdItems(NamedTuple):
+    """Items without training interactions, and warm items near each. c items, k neighbours."""
+
+    items: Int[Array, " c"]
+    """Ascending."""
+    neighbors: Int[Array, "c k"]
+    weights: Float[Array, "c k"]
+    """Each row sums to 1."""
+
+
+def find_cold_items(
+    dataset: Dataset, modalities: tuple[str, ...], *, knowledge: bool, num_neighbors: int
+) -> ColdItems | None:
+    """The items without training interactions that some source says anything of.
+
+    The nearness of two items is the sum of their cosines in every source: in each modality, of the raw features; in the
+    knowledge graph, of the entities they are linked to, where an entity weighs less the more items it is linked to.
+    Cosines of entities are taken after a sparse random projection, so that no array over all entities is made.
+
+    Args:
+      dataset: loaded data.
+      modalities: those to use.
+      knowledge: whether the triples are used.
+      num_neighbors: k.
+
+    Returns:
+      `ColdItems` on the default device; an item that is like no warm item is not among them. None without any.
+    """
+    is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
+    if not is_cold.any() or is_cold.all() or not (modalities or knowledge):
+        return None
+    sources = [filled(dataset.features[name]) for name in modalities]
+    if knowledge:
+        sources.append(_entity_profiles(dataset))
+    x = jnp.concatenate([jnp.asarray(_unit_rows(source)) for source in sources], axis=1)
+    cold, warm = np.flatnonzero(is_cold), np.flatnonzero(~is_cold)
+    found = jax.jit(ops.topk, static_argnums=2)(x[cold], x[warm], num_neighbors)
+    weights = np.maximum(np.asarray(found.values), 0.0)
+    total = weights.sum(axis=1)
+    some = total > 0
+    if not some.any():
+        return None
+    neighbors = warm[np.maximum(np.asarray(found.indices), 0)][some]
+    return ColdItems(
+        jnp.asarray(cold[some].astype(np.int32)),
+        jnp.asarray(neighbors.astype(np.int32)),
+        jnp.asarray(weights[some] / total[some, None]),
+    )
+
+
+def inherit(x: Float[Array, "items d"], cold: ColdItems | None) -> Float[Array, "items d"]:
+    """Replaces the rows of cold items by weighted means of their neighbours' rows.
+
+    Args:
+      x: `[I, D]` item vectors.
+      cold: from `find_cold_items`; None returns `x`.
+
+    Returns:
+      `[I, D]`.
+    """
+    if cold is None:
+        return x
+    inherited = jnp.einsum("ck,ckd->cd", cold.weights, x[cold.neighbors])
+    return x.at[cold.items].set(inherited, unique_indices=True, indices_are_sorted=True)
+
+
+def _entity_profiles(dataset: Dataset) -> np.ndarray:
+    """`[I, 256]`: which entities an item is linked to, in either direction, rare ones more; zeros without a link."""
+    head, _, tail = dataset.triples.T
+    items, entities = np.concatenate([head, tail]), np.concatenate([tail, head])
+    keep = items < dataset.num_items
+    shape = (dataset.num_items, dataset.num_entities)
+    links = sparse.csr_array((np.ones(int(keep.sum()), np.float32), (items[keep], entities[keep])), shape=shape)
+    links.data[:] = 1.0
+    linked = np.maximum(np.bincount(links.indices, minlength=dataset.num_entities), 1)
+    links.data *= np.log1p(dataset.num_items / linked)[links.indices].astype(np.float32)
+    width = min(_PROFILE_WIDTH, dataset.num_entities)
+    return SparseRandomProjection(width, dense_output=True, random_state=0).fit_transform(links).astype(np.float32)
+
+
+def _unit_rows(x: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
