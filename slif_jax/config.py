@@ -6,13 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from slif_jax.data.raw import SPLIT_RULES
+from slif_jax.data.registry import READERS
 from slif_jax.metrics import METRIC_NAMES
 from slif_jax.protocols import PROTOCOLS, Protocol
 
 GRAPH_NAMES = ("interactions", "knowledge", "features")
+MISSING_POLICIES = ("neighbours", "mean", "zero", "learned")
 # The fields that decide what data a run sees: those of `prepare.load_dataset`.
 DATA_FIELDS = (
     "dataset",
+    "format",
+    "split",
+    "k_core",
+    "min_rating",
     "split_seed",
     "cold_items",
     "interaction_noise",
@@ -40,7 +47,16 @@ class Config:
 
     # Data
     dataset: str = _setting("ml-100k", "'ml-100k' (fetched once), 'synthetic[:key=value,...]', or a folder.")
-    split_seed: int = _setting(2026, "Seed of the split where the data bring none; apart from --seed.", minimum=0)
+    format: str = _setting("auto", "Format of the folder; auto: found by its files.", choices=("auto", *READERS))
+    split: str = _setting(
+        "auto",
+        "auto: the split that the data bring, else ratio; or name one. ratio: 80/10/10 per user; leave_one_out; "
+        "time_user: the last ones per user; time_global: at two moments for everybody.",
+        choices=SPLIT_RULES,
+    )
+    k_core: int = _setting(0, "Leave out users and items with fewer interactions, repeatedly; 0: keep all.", minimum=0)
+    min_rating: float = _setting(0.0, "Leave out interactions rated below; 0: keep all.", minimum=0.0)
+    split_seed: int = _setting(2026, "Seed of the split where one is drawn; apart from --seed.", minimum=0)
     seed: int = _setting(0, "Seed of initial values, batches and negatives.", minimum=0)
 
     # Data made worse on purpose, for studies; validation and test stay as they are
@@ -65,6 +81,12 @@ class Config:
     )
     knowledge_graph: bool = _setting(True, "Use the knowledge graph.")
     modalities: tuple[str, ...] = _setting(("all",), "Modalities to use: 'all', 'none', or names.")
+    missing_features: str = _setting(
+        "neighbours",
+        "An item without a modality: takes the 'neighbours' that its other modalities give it, gets the 'mean' of the "
+        "others' features, 'zero', or a 'learned' vector.",
+        choices=MISSING_POLICIES,
+    )
     consistency: bool = _setting(True, "Semantic consistency: contrast the views of an item, and of a user.")
     side_information: bool = _setting(
         True, "False turns off features, knowledge graph, consistency and self-loop: plain LightGCN."

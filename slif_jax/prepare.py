@@ -18,7 +18,15 @@ def load_dataset(config: Config, *, data_dir: str | None = None) -> Dataset:
     Raises:
       DataError: on unusable data.
     """
-    dataset = data.load(config.dataset, data_dir=data_dir, split_seed=config.split_seed)
+    dataset = data.load(
+        config.dataset,
+        data_dir=data_dir,
+        format=config.format,
+        split=config.split,
+        split_seed=config.split_seed,
+        k_core=config.k_core,
+        min_rating=config.min_rating,
+    )
     dataset = noise.hold_out_items(dataset, config.cold_items, config.split_seed)
     dataset = noise.add_interactions(dataset, config.interaction_noise, config.noise_seed)
     dataset = noise.replace_tails(dataset, config.triple_noise, config.noise_seed)

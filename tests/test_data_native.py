@@ -285,12 +285,16 @@ def test_names_and_formats(folder, tmp_path, monkeypatch):
             load(name, **options)
         return str(caught.value)
 
-    needs = "it must hold interactions.tsv with the columns user, item, split (native)."
+    needs = (
+        "it must hold interactions.tsv (native), or a .inter file with userID, itemID (mmrec), or a .inter file with "
+        "user_id:token, item_id:token (recbole), or train.txt (kgat), or trnMat.pkl (matrices), or train.tsv or "
+        "dataset.tsv (item_files)."
+    )
     built_in = f"Built in: ml-100k, synthetic. Anything else must be a folder: {needs}"
     assert failure("ml-10k", data_dir=folder) == f"Unknown data set 'ml-10k'. Did you mean 'ml-100k'? {built_in}"
     assert failure("tinny", data_dir=tmp_path) == f"Unknown data set 'tinny'. Did you mean 'tiny'? {built_in}"
     assert failure("qqqq", data_dir=tmp_path / "none") == f"Unknown data set 'qqqq'. {built_in}"
-    expected = "Unknown format 'nativ'. Did you mean 'native'? Known: auto, native."
+    expected = "Unknown format 'nativ'. Did you mean 'native'? Known: auto, native, mmrec, recbole, kgat, matrices, item_files."
     assert failure(folder, format="nativ") == expected
     (folder / "interactions.tsv").rename(folder / "inter.tsv")
     assert failure(folder) == f"{folder} is no data set: {needs}"

@@ -154,7 +154,7 @@ def _core(name: str, rows: Interactions, k: int) -> Interactions:
         raise DataError(f"{name}: no users and items are left by `k_core` {k}; use a smaller one.")
     dropped = len(kept) - int(np.count_nonzero(kept))
     findings.note("filtered", f"{name}: {dropped} interactions are outside the {k}-core.", dropped)
-    return Interactions(*(None if column is None else column[kept] for column in rows))
+    return rows.where(kept)
 
 
 def _split(users: np.ndarray, times: np.ndarray | None, num_users: int, selection: Selection) -> np.ndarray:

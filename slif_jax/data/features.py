@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from slif_jax.data import findings, tables
 from slif_jax.data.dataset import Modality
 from slif_jax.data.errors import DataError
 
 _MASK = "_present"
+FEATURES = "_feat"
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -28,17 +30,17 @@ def read_array(path: Path) -> np.ndarray:
     return array
 
 
-def read_modality(path: Path, num_items: int) -> Modality:
-    """Reads `<name>.npy` and, where there is one, the mask `<name>_present.npy`.
+def read_values(path: Path, num_items: int) -> np.ndarray:
+    """Reads features.
 
     I is the number of items, d the width.
 
     Args:
-      path: the features, `[I, d]` float16, float32 (both stay on disk, memory-mapped) or float64 (becomes float32).
+      path: `[I, d]` float16, float32 (both stay on disk, memory-mapped) or float64 (becomes float32).
       num_items: I.
 
     Returns:
-      The modality. Without a mask file every item has it: a row of zeros is a value like any other.
+      `[I, d]` float16 or float32.
 
     Raises:
       DataError: if the file cannot be read or is not of this shape and type. Finite values are checked by `validate`.
@@ -50,9 +52,28 @@ def read_modality(path: Path, num_items: int) -> Modality:
         raise DataError(f"{path.name}: expected an array [items, width], got shape {values.shape}.")
     if len(values) != num_items:
         raise DataError(f"{path.name}: expected {num_items} rows, one per item, got {len(values)}.")
+    if values.dtype.itemsize == 8:
+        findings.note("float64_features", f"{path.name}: float64 is read as float32.", file=path.name)
     if values.dtype.itemsize == 8 or not values.dtype.isnative:
         with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite and is reported as such
             values = values.astype(np.float16 if values.dtype.itemsize == 2 else np.float32)
+    return values
+
+
+def read_modality(path: Path, num_items: int) -> Modality:
+    """Reads `<name>.npy` and, where there is one, the mask `<name>_present.npy`.
+
+    Args:
+      path: the features, as for `read_values`.
+      num_items: I.
+
+    Returns:
+      The modality. Without a mask file every item has it: a row of zeros is a value like any other.
+
+    Raises:
+      DataError: as `read_values`, and if the mask is not `[I]` bool.
+    """
+    values = read_values(path, num_items)
     mask = path.with_name(f"{path.stem}{_MASK}.npy")
     if not mask.exists():
         return Modality(values, np.ones(num_items, np.bool_))
@@ -62,6 +83,42 @@ def read_modality(path: Path, num_items: int) -> Modality:
             f"{mask.name}: expected bool of shape ({num_items},), got {present.dtype} of shape {present.shape}."
         )
     return Modality(values, np.array(present))
+
+
+def read_feat_files(folder: Path, num_items: int) -> dict[str, Modality]:
+    """Reads every `<modality>_feat.npy` of a folder; `missed_<modality>_itemIDs.csv` names the items that lack it.
+
+    MMRec calls that file of the modality `image` `missed_img_itemIDs.csv`: one item number a line, without a header.
+
+    Args:
+      folder: where they are.
+      num_items: I; row i is item i.
+
+    Returns:
+      Modalities by name.
+
+    Raises:
+      DataError: as `read_values`; names the line of `missed_*` that is no number.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"*{FEATURES}.npy")):
+        name = path.stem.removesuffix(FEATURES)
+        values = read_values(path, num_items)
+        present = np.ones(num_items, np.bool_)
+        missed = folder / missed_file(name)
+        if missed.is_file() and missed.stat().st_size:
+            items = tables.read_columns(missed, {"item": tables.integers}, names=["item"])["item"]
+            strange = int(np.count_nonzero(items >= num_items))
+            text = f"{missed.name}: {strange} numbers belong to no item (0 to {num_items - 1}) and are not used."
+            findings.note("unknown_items", text, strange, file=missed.name)
+            present[items[items < num_items]] = False
+        found[name] = Modality(values, present)
+    return found
+
+
+def missed_file(modality: str) -> str:
+    """Name of the file that lists the items without a modality."""
+    return f"missed_{'img' if modality == 'image' else modality}_itemIDs.csv"
 
 
 def modality_files(folder: Path) -> list[Path]:

@@ -11,9 +11,9 @@ that is trained. What makes data unusable is no finding but a `DataError`.
 
 import contextlib
 import contextvars
+import dataclasses
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 # Every kind, its level, and what it means. Warnings: something was dropped, ignored or chosen for the user.
 KINDS: dict[str, tuple[str, str]] = {
@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "spaces": ("remark", "spaces around cells, or at the ends of lines: removed"),
     "no_last_newline": ("remark", "the last line has no line end"),
     "empty_users": ("remark", "users without any interaction: left out"),
+    "lines_without_items": ("remark", "lines that name a user and no item"),
     "item_gaps": ("remark", "item numbers that nothing is known of: the others were moved together"),
     "silent_items": ("remark", "items without any interaction that are kept, since something is known of them"),
     "unlinked_items": ("remark", "items without an entity in the knowledge graph: kept, with an empty neighbourhood"),
@@ -46,7 +47,8 @@ class DataWarning(UserWarning):
     """Data were read, but not all of them as they stand; one line says what was done."""
 
 
-class Finding(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Finding:
     """One thing that a reader repaired or noticed."""
 
     kind: str

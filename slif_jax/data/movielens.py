@@ -8,7 +8,7 @@ import numpy as np
 
 from slif_jax.data import fetch, splits, tables
 from slif_jax.data.dataset import Modality, sorted_unique
-from slif_jax.data.native import with_years
+from slif_jax.data.id_tables import with_years
 from slif_jax.data.raw import Interactions, Knowledge, Names, Raw, Selection
 
 _MIN_RATING = 4
@@ -62,7 +62,10 @@ def _positives(path: Path) -> tuple[Interactions, np.ndarray, np.ndarray]:
     """Returns interactions sorted and renumbered, and the original ids of users and items."""
     ids = ("user_id:token", "item_id:token")
     scores = ("rating:float", "timestamp:float")
-    found = tables.read_columns(path, dict.fromkeys(ids, tables.integers) | dict.fromkeys(scores, tables.floats))
+    parsers: dict[str, tables.Parser] = {
+        name: tables.floats if name in scores else tables.integers for name in ids + scores
+    }
+    found = tables.read_columns(path, parsers)
     users, items, ratings, times = (found[name] for name in (*ids, *scores))
     kept = ratings >= _MIN_RATING
     kept &= np.bincount(users[kept], minlength=int(users.max()) + 1)[users] >= _MIN_POSITIVES

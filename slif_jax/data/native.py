@@ -18,6 +18,7 @@ import numpy as np
 
 from slif_jax.data import features, findings, tables
 from slif_jax.data.errors import DataError
+from slif_jax.data.id_tables import IdTable
 from slif_jax.data.raw import SPLITS, Interactions, Knowledge, Names, Raw, Selection
 
 INTERACTIONS = "interactions.tsv"
@@ -121,44 +122,11 @@ def _read_interactions(path: Path, selection: Selection) -> Interactions:
     return Interactions(found["user"], found["item"], found["split"], found.get("rating"), found.get("time"))
 
 
-class _Table:
-    """A table of ids with names: `items.tsv`, `users.tsv`, `entities.tsv` or `relations.tsv`."""
-
-    def __init__(self, path: Path, key: str):
-        here = tables.header(path)
-        columns = [column for column in dict.fromkeys(here) if column != key]
-        original = next((column for column in columns if column.endswith("_id")), None)
-        name = "name" if "name" in columns else original
-        wanted = {column for column in (original, name, "title", "year") if column in columns}
-        found = tables.read_columns(path, {key: tables.integers} | dict.fromkeys(sorted(wanted), tables.texts))
-        self.ids = found[key]
-        order = np.argsort(self.ids, kind="stable")
-        repeated = np.flatnonzero(np.diff(self.ids[order]) == 0)
-        if len(repeated):
-            row = int(order[repeated + 1].min())
-            raise DataError(f"{tables.place(path, row)}: {key} {self.ids[row]} is named a second time.")
-        titles = found.get("title")
-        if titles is not None and "year" in found:
-            titles = with_years(titles, found["year"])
-        self._texts = {"original": found.get(original or ""), "name": found.get(name or ""), "titles": titles}
-
-    def names(self, field: str) -> Names | None:
-        """The texts of a column, or None where there is no such column."""
-        texts = self._texts[field]
-        return None if texts is None else Names(self.ids, texts)
+def _read_names(path: Path, key: str) -> IdTable | None:
+    return IdTable(path, key) if path.exists() else None
 
 
-def with_years(titles: np.ndarray, years: np.ndarray) -> np.ndarray:
-    """Adds ` (1995)` to each title that has a year, so that two films of one title can be told apart."""
-    pairs = zip(titles.tolist(), years.tolist(), strict=True)
-    return np.array([f"{title} ({year})" if title and year else title for title, year in pairs], dtype=np.str_)
-
-
-def _read_names(path: Path, key: str) -> _Table | None:
-    return _Table(path, key) if path.exists() else None
-
-
-def _count(ids: np.ndarray, table: _Table | None, word: str, table_file: str) -> int:
+def _count(ids: np.ndarray, table: IdTable | None, word: str, table_file: str) -> int:
     """Counts users or items, which must be numbered without a gap."""
     known = ids if table is None else np.concatenate([ids, table.ids])
     size = int(known.max()) + 1

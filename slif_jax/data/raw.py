@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +94,25 @@ class Interactions(NamedTuple):
     """`[n]` float64."""
     times: np.ndarray | None = None
     """`[n]` float64, in any unit."""
+
+    def where(self, kept: np.ndarray) -> "Interactions":
+        """The rows that a mask `[n]` or places name."""
+        labels, ratings, times = (None if column is None else column[kept] for column in self[2:])
+        return Interactions(self.users[kept], self.items[kept], labels, ratings, times)
+
+
+def joined(parts: Sequence[Interactions], *, given: bool) -> Interactions:
+    """Puts the parts of a split one after another; `given` tells whether they are one, or all there is.
+
+    Ratings and times are there only if every part has them.
+    """
+
+    def column(name: str) -> np.ndarray | None:
+        there = [value for part in parts if (value := getattr(part, name)) is not None]
+        return np.concatenate(there) if len(there) == len(parts) else None
+
+    users, items = (np.concatenate([getattr(part, name) for part in parts]) for name in ("users", "items"))
+    return Interactions(users, items, column("labels") if given else None, column("ratings"), column("times"))
 
 
 class Knowledge(NamedTuple):

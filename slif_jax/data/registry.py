@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from slif_jax.data import movielens, native, synthetic
+from slif_jax.data import findings, item_files, kgat, matrices, mmrec, movielens, native, recbole, synthetic
 from slif_jax.data.assemble import assemble
 from slif_jax.data.dataset import Dataset
 from slif_jax.data.errors import DataError
@@ -23,7 +23,12 @@ class Reader(NamedTuple):
 
 # A new format is one line here; the first reader that recognises a folder reads it.
 READERS: dict[str, Reader] = {
-    "native": Reader(native.detect, native.read, "interactions.tsv with the columns user, item, split"),
+    "native": Reader(native.detect, native.read, "interactions.tsv"),
+    "mmrec": Reader(mmrec.detect, mmrec.read, "a .inter file with userID, itemID"),
+    "recbole": Reader(recbole.detect, recbole.read, "a .inter file with user_id:token, item_id:token"),
+    "kgat": Reader(kgat.detect, kgat.read, "train.txt"),
+    "matrices": Reader(matrices.detect, matrices.read, "trnMat.pkl"),
+    "item_files": Reader(item_files.detect, item_files.read, "train.tsv or dataset.tsv"),
 }
 
 BUILT_IN = ("ml-100k", "synthetic")
@@ -72,10 +77,13 @@ def load(
     folder = _find_folder(name, root)
     if format != "auto":
         return assemble(READERS[format].read(folder, selection), selection)
-    for reader in READERS.values():
-        if reader.detect(folder):
-            return assemble(reader.read(folder, selection), selection)
-    raise DataError(f"{folder} is no data set: {_needs()}")
+    formats = [name for name, reader in READERS.items() if reader.detect(folder)]
+    if not formats:
+        raise DataError(f"{folder} is no data set: {_needs()}")
+    if len(formats) > 1:
+        text = f"{folder.name}: read as {formats[0]}; it could be {' or '.join(formats[1:])} as well (format)."
+        findings.note("several_files", text, len(formats) - 1)
+    return assemble(READERS[formats[0]].read(folder, selection), selection)
 
 
 def _find_folder(name: str, root: Path) -> Path:

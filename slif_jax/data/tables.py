@@ -108,16 +108,16 @@ def floats(cells: Cells) -> np.ndarray:
 
 
 def texts(cells: Cells) -> np.ndarray:
-    """Words as `[rows]` str; an empty cell is ''."""
-    return np.array(cells.values.fill_null("").to_list(), dtype=np.str_)
+    """Words as `[rows]` str without spaces around them; an empty cell is ''."""
+    return np.array(cells.stripped().values.fill_null("").to_list(), dtype=np.str_)
 
 
-def words(known: Sequence[str], *, others: str = "") -> Parser:
+def words(known: Sequence[str], *, others: bool = False) -> Parser:
     """A parser for cells that hold one of a few words: `[rows]` int8, the place of the word in `known`.
 
     Args:
       known: the words.
-      others: what other words count as in the tally, with code -1; '' makes them an error.
+      others: whether other words get the code -1; otherwise they are an error.
     """
 
     def parse(cells: Cells) -> np.ndarray:
@@ -129,9 +129,7 @@ def words(known: Sequence[str], *, others: str = "") -> Parser:
         codes = codes_of(cells.values)
         if len(codes) and codes.min() < 0:
             codes = codes_of(cells.stripped().values)
-        if others:
-            cells.tally[others] += int((codes < 0).sum())
-        elif len(codes) and codes.min() < 0:
+        if not others and len(codes) and codes.min() < 0:
             choices = ", ".join(known[:-1]) + " or " + known[-1]
             raise cells.wrong(int(np.argmin(codes)), f"expected {choices}")
         return codes
@@ -160,7 +158,7 @@ def header(path: Path) -> list[str]:
 
 
 def read_columns(
-    path: Path, parsers: Mapping[str, Parser], *, names: Sequence[str] | None = None, tally: Counter[str] | None = None
+    path: Path, parsers: Mapping[str, Parser], *, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
     """Reads columns of a tab-separated file.
 
@@ -170,7 +168,6 @@ def read_columns(
       path: the file.
       parsers: what to make of each wanted column, by the name of the column.
       names: names of the columns where the file has no header line; None: the first line names them.
-      tally: counts of the parsers are added here; those that are findings of every table are reported.
 
     Returns:
       An array per wanted column; row `r` is line `r + 2`, or `r + 1` without a header.
@@ -179,7 +176,7 @@ def read_columns(
       DataError: if the file is missing or empty, is not UTF-8, lacks a column, a line has too many cells, or a parser
         refuses a cell.
     """
-    counts: Counter[str] = Counter() if tally is None else tally
+    counts: Counter[str] = Counter()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in parsers}
     for frame, first in _frames(path, list(parsers), names, counts):
         for name, parser in parsers.items():
