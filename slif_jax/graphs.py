@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from slif_jax import ops
 from slif_jax.cold_items import ColdItems, find_cold_items
 from slif_jax.config import Config
-from slif_jax.data import Dataset
+from slif_jax.data import Dataset, filled
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
 from slif_jax.losses import normalise_rows
 
@@ -116,7 +116,7 @@ def build_graphs(dataset: Dataset, config: Config) -> Graphs:
         interactions=interactions,
         user_items=user_items,
         knowledge=knowledge_graph(dataset) if knowledge else None,
-        features=feature_graphs(dataset, modalities, config.feature_neighbors),
+        features=feature_graphs(dataset, modalities, config.feature_neighbors, missing=config.missing_features),
         cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=config.feature_neighbors),
     )
 
@@ -150,6 +150,12 @@ def used_modalities(dataset: Dataset, config: Config) -> tuple[str, ...]:
     return tuple(sorted(set(config.modalities)))
 
 
+def missing_features(dataset: Dataset, config: Config) -> dict[str, int]:
+    """How many items lack each modality that `config` uses."""
+    names = used_modalities(dataset, config)
+    return {name: int(np.count_nonzero(~dataset.features[name].present)) for name in names}
+
+
 def knowledge_graph(dataset: Dataset) -> jraph.GraphsTuple:
     """The triples and their inverses; relation r + R is the inverse of r. Repeated triples count once.
 
@@ -169,7 +175,9 @@ def knowledge_graph(dataset: Dataset) -> jraph.GraphsTuple:
     )
 
 
-def feature_graphs(dataset: Dataset, names: tuple[str, ...], num_neighbors: int) -> dict[str, jraph.GraphsTuple]:
+def feature_graphs(
+    dataset: Dataset, names: tuple[str, ...], num_neighbors: int, *, missing: str = "neighbours"
+) -> dict[str, jraph.GraphsTuple]:
     """One graph per modality: the k nearest items of each item by cosine of the raw features, found in blocks.
 
     Only items that have the modality are neighbours. An item that lacks it takes the neighbours that another modality
@@ -179,6 +187,8 @@ def feature_graphs(dataset: Dataset, names: tuple[str, ...], num_neighbors: int)
       dataset: loaded data.
       names: modalities.
       num_neighbors: k.
+      missing: 'mean' or 'zero' give an item that lacks a modality these features, and it counts as having it; with the
+        other policies of `Config.missing_features` it lacks it.
 
     Returns:
       By name, a graph over the items with `ItemFeatures` as nodes and k edges per item.
@@ -187,8 +197,11 @@ def feature_graphs(dataset: Dataset, names: tuple[str, ...], num_neighbors: int)
     nearest: dict[str, tuple[Array, Array]] = {}
     for name in names:
         modality = dataset.features[name]
-        present = np.asarray(modality.present)
-        x = np.where(present[:, None], np.asarray(modality.values, np.float32), np.float32(0))
+        x, present = filled(modality), np.asarray(modality.present)
+        if missing == "mean" and present.any():
+            x[~present] = x[present].mean(axis=0)
+        if missing in ("mean", "zero"):
+            present = np.ones_like(present)
         features[name] = ItemFeatures(jnp.asarray(x), jnp.asarray(present))
         nearest[name] = _nearest_neighbors(features[name].x, num_neighbors)
     return {name: _feature_graph(name, features, nearest) for name in names}

@@ -87,6 +87,9 @@ class SlifMr(nn.Module):
         self.item_embedding = self.param("item_embedding", table, (self.num_items, width))
         self.projections = {name: _Affine(width, name=f"project_{name}") for name in self.modalities}
         self.purifiers = {name: _Affine(width, name=f"purify_{name}") for name in self.modalities}
+        if config.missing_features == "learned":
+            zeros = nn.initializers.zeros
+            self.missing = {name: self.param(f"missing_{name}", zeros, (1, width)) for name in self.modalities}
         if config.correlates("features") and config.learn_feature_correlation:
             self.feature_correlation = {
                 name: self.param(f"feature_correlation_{name}", _logit_of(config.feature_correlation), ())
@@ -141,8 +144,12 @@ class SlifMr(nn.Module):
         # Two linear maps without anything between them: joined first, so that the features are multiplied once.
         project, purify = self.projections[name](x.shape[1]), self.purifiers[name](config.width)
         bias = project.bias @ purify.kernel + purify.bias
-        gate = nn.sigmoid(x @ (project.kernel @ purify.kernel) + bias[None, :])
-        purified = jnp.where(present[:, None], inherit(self.item_embedding, graphs.cold) * gate, 0.0)
+        purified = inherit(self.item_embedding, graphs.cold)
+        logits = x @ (project.kernel @ purify.kernel) + bias[None, :]
+        if config.missing_features == "learned":
+            purified = purified * nn.sigmoid(jnp.where(present[:, None], logits, self.missing[name]))
+        else:
+            purified = jnp.where(present[:, None], purified * nn.sigmoid(logits), 0.0)
         use_correlation = config.correlates("features")
         share = config.feature_correlation
         if use_correlation and config.learn_feature_correlation:

@@ -14,7 +14,7 @@ from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress
 from slif_jax.config import Config
 from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
-from slif_jax.graphs import build_graphs
+from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
 from slif_jax.model import make_model
 from slif_jax.prepare import load_dataset
@@ -104,6 +104,10 @@ def train_and_evaluate(
 
         with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
             reporter.say(dataset.summary())
+            lacking = missing_features(dataset, config)
+            if any(lacking.values()):
+                counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
+                reporter.say(f"Items without a modality: {counts}; policy {config.missing_features}.")
             if status.epoch:
                 reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
             while not _is_over(status, config):
@@ -201,6 +205,7 @@ def _result(
         "protocol": rules.label(),
         "rules": dataclasses.asdict(rules),
         "seed": config.seed,
+        "missing_features": {"policy": config.missing_features, "items": missing_features(dataset, config)},
         "data_fingerprint": dataset.fingerprint,
         "split_fingerprint": dataset.split_fingerprint,
         "best_epoch": status.best_epoch,
