@@ -128,8 +128,9 @@ class Workdir:
     def _remove_run(self) -> None:
         for folder in (self.checkpoints, self.plots, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt"):
-            (self.path / name).unlink(missing_ok=True)
+        names = ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt", "test_users.npz")
+        for path in (*(self.path / name for name in names), *self.path.glob("evaluation-*.json")):
+            path.unlink(missing_ok=True)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a file, or None where there is no such file."""
