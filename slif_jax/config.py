@@ -101,6 +101,9 @@ class Config:
 
     # Self-loop
     correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
+    correlation_recall: float = _setting(
+        1.0, "Share of those neighbours that a TPU must find; below 1 it searches faster.", above=0.0, maximum=1.0
+    )
     correlation_start: int = _setting(3, "Epochs to train before the first correlation graph is used.", minimum=0)
     correlation_warm_up: str = _setting(
         "empty",

@@ -12,13 +12,16 @@ from slif_jax.graphs import Graphs, edge_weights, item_features, nearest_neighbo
 from slif_jax.losses import normalise_rows
 
 
-@functools.partial(jax.jit, static_argnames="num_neighbors")
-def rebuild(item_vectors: Float[Array, "items d"], *, num_neighbors: int) -> jraph.GraphsTuple:
+@functools.partial(jax.jit, static_argnames=("num_neighbors", "recall_target"))
+def rebuild(
+    item_vectors: Float[Array, "items d"], *, num_neighbors: int, recall_target: float | None = None
+) -> jraph.GraphsTuple:
     """Builds the correlation graph S of item vectors; a jitted step of its own.
 
     Args:
       item_vectors: `[I, D]` item representations Z of the last epoch.
       num_neighbors: k. Static.
+      recall_target: None finds the k nearest exactly; a share below 1 lets TPUs search approximately. Static.
 
     Returns:
       A graph over the items with k edges each: the k nearest others by cosine, weights symmetric-normalised. The
@@ -26,7 +29,7 @@ def rebuild(item_vectors: Float[Array, "items d"], *, num_neighbors: int) -> jra
 
     Reference: Guo et al., "SLIF-MR", 2025, self-loop iterative fusion; docs/method.md, section 3.
     """
-    return neighbor_graph(*nearest_neighbors(item_vectors, num_neighbors))
+    return neighbor_graph(*nearest_neighbors(item_vectors, num_neighbors, recall_target))
 
 
 @functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors"))

@@ -222,19 +222,20 @@ def _feature_graph(
 
 
 def nearest_neighbors(
-    vectors: Float[Array, "items d"], num_neighbors: int
+    vectors: Float[Array, "items d"], num_neighbors: int, recall_target: float | None = None
 ) -> tuple[Int[Array, "items k"], Float[Array, "items k"]]:
     """Each item's k nearest items by cosine, never itself, in blocks: no `[I, I]` array is made.
 
     Args:
       vectors: `[I, D]`; a zero row has no neighbours and is nobody's.
       num_neighbors: k. Static.
+      recall_target: see `ops.topk`. Static.
 
     Returns:
       `[I, k]` ids, nearest first, -1 where no item has a positive cosine; and `[I, k]` cosines, 0 there.
     """
     unit = normalise_rows(vectors.astype(jnp.float32))
-    found = ops.topk(unit, unit, num_neighbors, exclude="self")
+    found = ops.topk(unit, unit, num_neighbors, exclude="self", recall_target=recall_target)
     positive = found.values > 0
     return jnp.where(positive, found.indices, -1), jnp.where(positive, found.values, 0.0)
 

@@ -71,6 +71,7 @@ def num_steps(num_examples: int, batch_size: int) -> int:
     return -(-num_examples // batch_size)
 
 
+@jax.named_scope("sampling")
 def epoch_order(rng: PRNGKeyArray, num_examples: int, batch_size: int) -> Int[Array, "steps batch"]:
     """A random order of the examples, cut into batches.
 
@@ -116,6 +117,7 @@ def sample_negatives(
     return data.pool[jnp.minimum(rank + below, num_items - 1)], possible
 
 
+@jax.named_scope("sampling")
 def sample_batch(rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"], *, num_negatives: int) -> Batch:
     """The examples at `index` with fresh negatives.
 
@@ -135,6 +137,7 @@ def sample_batch(rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"],
     return Batch(users, positives, negatives, (real & possible).astype(jnp.float32))
 
 
+@jax.named_scope("sampling")
 def sample_triples(rng: PRNGKeyArray, triples: Int[Array, "t 3"], *, num_entities: int, batch_size: int) -> TripleBatch:
     """Triples with uniformly corrupted tails.
 

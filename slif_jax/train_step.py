@@ -118,6 +118,7 @@ def _fuse_rows(model: SlifMr, params: Params, *wanted: tuple[Views, Array]) -> l
     return final
 
 
+@jax.named_scope("consistency")
 def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, config: Config) -> Array:
     """Mean over all pairs of views, the collaborative one among them, of the first items and users of the batch."""
     rows = min(config.consistency_batch, batch.users.shape[0])
@@ -193,8 +194,9 @@ def make_train_step(
                 triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
             )
         grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), parts
 
     return train_step
@@ -252,7 +254,11 @@ def close_the_loop(state: TrainState, config: Config) -> tuple[TrainState, Float
     Returns:
       The state that the next epoch starts with, and the share of the correlation edges that were there before.
     """
-    rebuilt = correlation.rebuild(state.item_vectors, num_neighbors=config.correlation_neighbors)
+    rebuilt = correlation.rebuild(
+        state.item_vectors,
+        num_neighbors=config.correlation_neighbors,
+        recall_target=config.correlation_recall if config.correlation_recall < 1 else None,
+    )
     kept = correlation.share_kept(state.correlation, rebuilt, num_neighbors=config.correlation_neighbors)
     return state.replace(correlation=rebuilt), kept
 

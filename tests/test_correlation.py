@@ -148,3 +148,18 @@ def test_warm_up_is_empty_or_the_nearest_by_all_features():
     for graph, kind in ((built, "empty"), (built._replace(features={}), "features")):
         cold: Any = correlation.warm_up(graph, NUM_ITEMS, kind=kind, num_neighbors=K)
         assert not np.asarray(cold.edges.weight).any()
+
+
+def test_a_recall_target_is_for_tpus_only():
+    vectors = draw(2)
+    approximate = correlation.rebuild(vectors, num_neighbors=K, recall_target=0.9)
+    np.testing.assert_array_equal(dense(approximate), dense(rebuild(vectors)))
+    program = jax.jit(lambda v, recall: correlation.rebuild(v, num_neighbors=K, recall_target=recall), static_argnums=1)
+    shape = jax.ShapeDtypeStruct(vectors.shape, jnp.float32)
+
+    def searches_approximately(recall):
+        text = jax.export.export(program, platforms=["tpu"])(shape, recall).mlir_module()
+        return "ApproxTopK" in text or "PartialReduce" in text
+
+    assert searches_approximately(0.9)
+    assert not searches_approximately(None)
