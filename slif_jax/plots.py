@@ -3,11 +3,10 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 PART_NAMES = {"all": "all items", "warm": "warm items", "cold": "cold items"}
 
@@ -32,7 +31,7 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
     return files
 
 
-def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int) -> "dict[str, Figure]":
+def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int) -> dict[str, Figure]:
     """The pictures of `plot_run` by name; none without rows."""
     figures: dict[str, Figure] = {}
     if not rows:
@@ -49,8 +48,8 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figures[name] = figure
 
     epochs = [row["epoch"] for row in rows]
@@ -84,7 +83,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
     return figures
 
 
-def study_figure(study: dict[str, Any]) -> "Figure":
+def study_figure(study: dict[str, Any]) -> Figure:
     """The picture of a study: its rows with their spread over seeds, or the trials of a search.
 
     Args:
@@ -98,11 +97,14 @@ def study_figure(study: dict[str, Any]) -> "Figure":
     parts = list(dict.fromkeys(row["part"] for row in study["rows"]))
     along = study["arms"][0]["x"] is not None
     labels = max(len(arm["label"]) for arm in study["arms"])
-    width = 4.5 * len(parts) if along else 0.07 * labels + 3.6 * len(parts) * (1 if len(parts) > 1 else 1.4)
-    height = 3.2 if along else 1.1 + 0.32 * len(study["arms"])
-    figure, grid = _panels(max(width, 6.0), height, len(study["metrics"]), len(parts))
-    for (line, metric), (column, part) in itertools.product(enumerate(study["metrics"]), enumerate(parts)):
-        axes: Axes = grid[line][column]
+    panels = list(itertools.product(study["metrics"], parts))
+    columns = len(parts) if len(parts) > 1 else min(len(panels), 3)
+    width = 4.5 * columns if along else 0.08 * labels + 3.2 * columns
+    height = 3.4 if along else 1.0 + 0.32 * len(study["arms"])
+    figure, grid = _panels(max(width, 6.0), height, -(-len(panels) // columns), columns)
+    for place, (metric, part) in enumerate(panels):
+        column = place % columns
+        axes: Axes = grid[place // columns][column]
         rows = {row["label"]: row["scores"][metric] for row in study["rows"] if row["part"] == part}
         (_along_x if along else _rows)(axes, study, rows)
         name = metric if len(parts) == 1 else f"{metric}, {PART_NAMES[part]}"
@@ -112,11 +114,16 @@ def study_figure(study: dict[str, Any]) -> "Figure":
             axes.set_xlabel(name)
             axes.tick_params(labelleft=column == 0)
         axes.grid(alpha=0.3)
+    for unused in grid.flat[len(panels) :]:
+        unused.set_axis_off()
+    if along and len({arm["group"] for arm in study["arms"]}) > 1:
+        handles, names = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(study["title"])
     return figure
 
 
-def groups_figure(groups: dict[str, Any], metrics: Sequence[str]) -> "Figure":
+def groups_figure(groups: dict[str, Any], metrics: Sequence[str]) -> Figure:
     """Means and 95 % intervals of the groups of a run.
 
     Args:
@@ -150,7 +157,7 @@ def plot_study(study: dict[str, Any], path: Path) -> None:
     study_figure(study).savefig(path, dpi=120)
 
 
-def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+def _rows(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
     """A row per arm: every seed, their mean, and one standard deviation to each side."""
     for place, label in enumerate(scores):
         score = scores[label]
@@ -167,7 +174,7 @@ def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]
     axes.locator_params(axis="x", nbins=5)
 
 
-def _along_x(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+def _along_x(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
     """A line per group of arms."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for arm in study["arms"]:
@@ -179,11 +186,9 @@ def _along_x(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, An
         bars = axes.errorbar(x, means, yerr=spread, marker="D", capsize=3, label=name)
         for place, score in found:
             axes.plot([place] * len(score["by_seed"]), score["by_seed"], "o", color=bars[0].get_color(), alpha=0.35)
-    if len(groups) > 1:
-        axes.legend()
 
 
-def _trials_figure(study: dict[str, Any]) -> "Figure":
+def _trials_figure(study: dict[str, Any]) -> Figure:
     """Validation by trial, and the best so far."""
     figure, axes = _figure(7, 4)
     x = [trial["trial"] for trial in study["trials"]]
@@ -194,18 +199,16 @@ def _trials_figure(study: dict[str, Any]) -> "Figure":
     axes.set(title=study["title"], xlabel="trial", ylabel=f"validation {study['metrics'][0]}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure, grid = _panels(width, height, 1, 1)
     return figure, grid[0][0]
 
 
-def _panels(width: float, height: float, lines: int, columns: int) -> "tuple[Figure, Any]":
+def _panels(width: float, height: float, lines: int, columns: int) -> tuple[Figure, Any]:
     """An empty figure, which no program-wide state knows: it is gone when nothing holds it."""
-    from matplotlib.figure import Figure  # slow to import: only when something is drawn
-
     figure = Figure(figsize=(width, height * lines), layout="constrained")
     return figure, figure.subplots(lines, columns, squeeze=False)

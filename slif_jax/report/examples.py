@@ -106,7 +106,8 @@ def reasons(dataset: Dataset, explanation: Explanation) -> list[str]:
         fact = f"{relation}: {entity}" if triple.item_is_head else f"{relation} of {entity}"
         shared = f", as {len(triple.shared)} liked" if triple.shared else ""
         lines.append(f"{fact} (attention {triple.attention:.0%}{shared})")
-    lines.append("score " + ", ".join(f"{view.name} {view.score:+.2f}" for view in explanation.views))
+    shares = [f"{view.name} {view.score:+.2f}" for view in explanation.views if abs(view.score) >= 0.005]
+    lines.append("score: " + ", ".join(shares))
     return lines
 
 

@@ -4,10 +4,9 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import matplotlib
+from matplotlib.figure import Figure
 
 _INK = "#012345"  # stands for the colour of text while a figure is drawn
 _PALETTE = ("#2f7fc1", "#d0661c", "#2c9a5b", "#b04a9c", "#97792f", "#5f6cc4")  # readable on white and on black
@@ -36,7 +35,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; list-sty
 table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; max-width: 48rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th:first-child, td:first-child { padding-left: 0; }
+th:first-child, td:first-child { padding-left: 0; } td:not(.text) { white-space: nowrap; }
 th.text, td.text { text-align: left; } thead th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 figure { margin: 1.2rem 0; } figure svg { width: 100%; height: auto; max-width: 44rem; }
 figure.wide svg { max-width: 100%; } .pair { display: grid; gap: 1.2rem;
@@ -98,11 +97,11 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
     return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def _n(row: Sequence[str]) -> "enumerate[str]":
+def _n(row: Sequence[str]) -> enumerate:
     return enumerate(row)
 
 
-def figure(draw: Callable[[], "Figure"], description: str, *, wide: bool = False) -> Html:
+def figure(draw: Callable[[], Figure], description: str, *, wide: bool = False) -> Html:
     """A drawing in the colours of the page.
 
     Args:
@@ -113,8 +112,6 @@ def figure(draw: Callable[[], "Figure"], description: str, *, wide: bool = False
     Returns:
       Markup with the drawing as SVG; its words are text.
     """
-    import matplotlib
-
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     settings = dict.fromkeys((*inked, "legend.edgecolor"), _INK)
     settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none")

@@ -73,10 +73,10 @@ def _cells(study: dict[str, Any]) -> Html:
         [cell["arm"], str(cell["seed"]), f"{cell['best_epoch']} of {cell['epochs']}"]
         + ["" if cell["valid"][name] is None else f"{cell['valid'][name]:.4f}" for name in metrics]
         + [f"{cell['test'][name]:.4f}" for name in metrics]
-        + [f"{cell['seconds']:.0f}", cell["run"]]
+        + [f"{cell['seconds']:.0f}"]
         for cell in study["cells"]
     ]
-    return _table("Every run, below runs/.", [*columns, "seconds", "run"], rows)
+    return _table("Every run; its folder is runs/<row>-seed<seed>.", [*columns, "seconds"], rows)
 
 
 def _trials(study: dict[str, Any]) -> Html:

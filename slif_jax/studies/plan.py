@@ -131,7 +131,7 @@ def noise(
     dataset: Dataset,
     *,
     kind: str,
-    levels: Sequence[float],
+    levels: Sequence[float | int],
     seeds: Sequence[int],
     against: tuple[str, Config] | None = None,
     **options: Any,

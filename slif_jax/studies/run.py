@@ -158,14 +158,15 @@ def _describe(
         {
             "arm": label,
             "seed": seed,
-            "run": next(arm for arm in plan.arms if arm.label == label).run_name(seed),
+            "run": run,
             "best_epoch": result["best_epoch"],
             "epochs": result["epochs"],
             "valid": {metric: result["valid"].get(metric) for metric in plan.metrics},
             "test": {metric: result["test"][metric] for metric in plan.metrics},
             "seconds": round(sum(result["seconds"].values()), 1),
         }
-        for (label, seed), result in sorted(results.items(), key=lambda cell: cell[0])
+        for label, run, seed in ((arm.label, arm.run_name(seed), seed) for arm in plan.arms for seed in plan.seeds)
+        for result in [results[label, seed]]
     ]
     return {
         "kind": plan.kind,

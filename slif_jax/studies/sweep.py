@@ -72,7 +72,7 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 
 
-def _with(values: Range, start: float) -> Range:
+def _with(values: Range, start: float | int) -> Range:
     """The range widened to where the search starts; an amount of 0 is in no logarithmic range."""
     if values.choices:
         return dataclasses.replace(values, choices=tuple(sorted({*values.choices, int(start)})))
