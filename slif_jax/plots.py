@@ -40,7 +40,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
     def draw(
         name: str, title: str, label: str, lines: dict[str, tuple[list[int], list[float]]], **options: Any
     ) -> None:
-        figure, axes = _figure(7, 4)
+        figure, axes = _figure(7.0, 4.0)
         for text, (x, y) in lines.items():
             axes.plot(x, y, label=text, marker="o" if len(x) < 3 else None)
         axes.set(title=title, xlabel="epoch", ylabel=label, **options)
@@ -190,7 +190,7 @@ def _along_x(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]
 
 def _trials_figure(study: dict[str, Any]) -> Figure:
     """Validation by trial, and the best so far."""
-    figure, axes = _figure(7, 4)
+    figure, axes = _figure(7.0, 4.0)
     x = [trial["trial"] for trial in study["trials"]]
     values = [trial["value"] for trial in study["trials"]]
     axes.plot(x, values, "o", label="trial")

@@ -1,12 +1,12 @@
 """A few users on a page: what they liked, what they are recommended, and why."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from slif_jax.data import Dataset
 from slif_jax.explain import Evidence, Explanation, explain, gather_evidence
+from slif_jax.explain_text import entity_name, relation_name
 from slif_jax.recommend import load_trained, top_n
 from slif_jax.report.html import Html, join, table, tag
 
@@ -101,8 +101,7 @@ def reasons(dataset: Dataset, explanation: Explanation) -> list[str]:
         lines.append(f"near {near} ({how[explanation.link]})")
     if explanation.triples:
         triple = explanation.triples[0]
-        relation = _name(dataset.relation_names, triple.relation, "relation")
-        entity = _entity(dataset, triple.entity)
+        relation, entity = relation_name(dataset, triple.relation), entity_name(dataset, triple.entity)
         fact = f"{relation}: {entity}" if triple.item_is_head else f"{relation} of {entity}"
         shared = f", as {len(triple.shared)} liked" if triple.shared else ""
         lines.append(f"{fact} (attention {triple.attention:.0%}{shared})")
@@ -113,15 +112,5 @@ def reasons(dataset: Dataset, explanation: Explanation) -> list[str]:
 
 def item_name(dataset: Dataset, item: int) -> str:
     """The title, or the id of the source."""
-    title = dataset.item_titles[item].strip() if dataset.item_titles is not None else ""
-    return str(title) or str(dataset.item_ids[item])
-
-
-def _entity(dataset: Dataset, entity: int) -> str:
-    if entity < dataset.num_items:
-        return item_name(dataset, entity)
-    return _name(dataset.entity_names, entity, "entity")
-
-
-def _name(names: Sequence[str] | np.ndarray | None, index: int, what: str) -> str:
-    return str(names[index]) if names is not None and names[index] else f"{what} {index}"
+    title = "" if dataset.item_titles is None else " ".join(str(dataset.item_titles[item]).split())
+    return title or str(dataset.item_ids[item])
