@@ -12,6 +12,7 @@ from sklearn.random_projection import SparseRandomProjection
 
 from slif_jax import ops
 from slif_jax.data import Dataset, filled
+from slif_jax.losses import normalise_rows
 
 _PROFILE_WIDTH = 256
 
@@ -67,7 +68,10 @@ def find_cold_items(
 
 
 def inherit(x: Float[Array, "items d"], cold: ColdItems | None) -> Float[Array, "items d"]:
-    """Replaces the rows of cold items by weighted means of their neighbours' rows.
+    """Replaces the rows of cold items: the direction is that of their neighbours' mean, the length that of a warm item.
+
+    A mean of several vectors is shorter than they are, and what is short is never recommended: hence the mean length
+    of the other items.
 
     Args:
       x: `[I, D]` item vectors.
@@ -78,7 +82,10 @@ def inherit(x: Float[Array, "items d"], cold: ColdItems | None) -> Float[Array, 
     """
     if cold is None:
         return x
-    inherited = jnp.einsum("ck,ckd->cd", cold.weights, x[cold.neighbors])
+    directions = normalise_rows(jnp.einsum("ck,ckd->cd", cold.weights, x[cold.neighbors]))
+    squares = jnp.sum(x.at[cold.items].set(0.0) ** 2, axis=1)
+    lengths = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    inherited = directions * (jnp.sum(lengths) / (x.shape[0] - cold.items.shape[0]))
     return x.at[cold.items].set(inherited, unique_indices=True, indices_are_sorted=True)
 
 

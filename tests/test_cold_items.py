@@ -66,12 +66,16 @@ def test_nothing_to_inherit(dataset: Dataset):
     assert inherit(x, None) is x
 
 
-def test_inherited_rows_are_means_of_the_neighbours():
-    x = jnp.arange(8.0).reshape(4, 2)
+def test_inherited_rows_have_the_direction_of_the_neighbours_and_the_length_of_a_warm_item():
+    x = jnp.array([[3.0, 4.0], [9.0, 9.0], [0.0, 1.0], [7.0, 7.0]])
     cold = ColdItems(jnp.array([1, 3]), jnp.array([[0, 2], [2, 0]]), jnp.array([[0.25, 0.75], [1.0, 0.0]]))
-    np.testing.assert_allclose(inherit(x, cold), [[0, 1], [3, 4], [4, 5], [4, 5]])
+    between = np.array([0.75, 1.75])
+    expected = [[3, 4], 3 * between / np.linalg.norm(between), [0, 1], [0, 3]]  # 3 is the mean of lengths 5 and 1
+    np.testing.assert_allclose(inherit(x, cold), expected, rtol=1e-6)
     gradient = jax.grad(lambda x: jnp.sum(inherit(x, cold)))(x)
-    np.testing.assert_allclose(gradient[:, 0], [1.25, 0, 2.75, 0])
+    np.testing.assert_array_equal(gradient[cold.items], 0.0)
+    assert np.isfinite(np.asarray(gradient)).all()
+    assert np.isfinite(np.asarray(jax.grad(lambda x: jnp.sum(inherit(x, cold)))(jnp.zeros((4, 2))))).all()
 
 
 def test_the_own_embedding_of_a_cold_item_counts_for_nothing():
