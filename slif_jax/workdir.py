@@ -42,7 +42,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
 

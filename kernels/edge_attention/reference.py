@@ -11,7 +11,7 @@ from slif_jax.kernels.layout import Structure
 from slif_jax.kernels.spmm.reference import ends
 
 
-def edges_of(structure: Structure, inputs: Inputs) -> tuple[Array, Array, Array, Array]:
+def present_edges(structure: Structure, inputs: Inputs) -> tuple[Array, Array, Array, Array]:
     """Sender, receiver (R where the edge is absent), presence and weight of each edge."""
     senders, receivers, present = ends(structure)
     if inputs.weight is not None:
@@ -30,7 +30,7 @@ def gather(rows: Array, ids: Array, present: Array) -> Array:
 def edge_attention(structure: Structure, relation: Relation, scale: float, inputs: Inputs) -> AttentionOutput:
     """See `slif_jax.ops.edge_attention`."""
     count = structure.num_receivers
-    senders, receivers, present, weight = edges_of(structure, inputs)
+    senders, receivers, present, weight = present_edges(structure, inputs)
     messages = gather(inputs.x, senders, present)
     if inputs.relation_vectors is not None and relation is not None:
         messages = messages * gather(inputs.relation_vectors, relation, present)
@@ -55,7 +55,7 @@ def attention_weights(
     structure: Structure, relation: Relation, scale: float, inputs: Inputs, logsumexp: Float[Array, " R"]
 ) -> Float[Array, " E"]:
     """a_e = w_e exp(l_e - logsumexp_{r(e)}), 0 for absent edges."""
-    senders, receivers, present, weight = edges_of(structure, inputs)
+    senders, receivers, present, weight = present_edges(structure, inputs)
     messages = gather(inputs.x, senders, present)
     if inputs.relation_vectors is not None and relation is not None:
         messages = messages * gather(inputs.relation_vectors, relation, present)

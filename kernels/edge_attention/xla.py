@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from slif_jax.kernels.edge_attention.reference import attention_weights, edge_attention, edges_of, gather
+from slif_jax.kernels.edge_attention.reference import attention_weights, edge_attention, gather, present_edges
 from slif_jax.kernels.edge_attention.types import AttentionOutput, Inputs, Relation
 from slif_jax.kernels.layout import Structure
 
@@ -23,7 +23,7 @@ def backward(
     ct_logsumexp: Float[Array, " R"],
 ) -> Inputs:
     """The inputs' cotangents, from a_e recomputed with the saved logsumexp."""
-    senders, receivers, present, weight = edges_of(structure, inputs)
+    senders, receivers, present, weight = present_edges(structure, inputs)
     sc = jnp.float32(scale)
     a = attention_weights(structure, relation, scale, inputs, output.logsumexp)
     rows = gather(inputs.x, senders, present)
