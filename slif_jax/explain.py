@@ -118,13 +118,16 @@ def gather_evidence(trained: TrainedModel) -> Evidence:
     if not trained.config.uses_correlation():
         weights = np.zeros_like(weights)
     users = np.arange(dataset.num_users)
+    # Columns of the weights; the keys of `sides` come out of jit sorted.
+    sides = (*trained.model.modalities, *(("knowledge",) if trained.model.knowledge else ()))
+    contributions = jax.jit(trained.model.contributions)(trained.params, encoded.items)
     return Evidence(
         dataset=dataset,
         users=np.asarray(encoded.final.users),
         items=np.asarray(encoded.final.items),
-        contributions=jax.tree.map(np.asarray, jax.jit(trained.model.contributions)(trained.params, encoded.items)),
-        user_weights=dict(zip(encoded.users.sides, np.asarray(encoded.user_weights).T, strict=True)),
-        item_weights=dict(zip(encoded.items.sides, np.asarray(encoded.item_weights).T, strict=True)),
+        contributions={name: np.asarray(contributions[name]) for name in ("collaborative", *sides)},
+        user_weights=dict(zip(sides, np.asarray(encoded.user_weights).T, strict=True)),
+        item_weights=dict(zip(sides, np.asarray(encoded.item_weights).T, strict=True)),
         neighbors=neighbors,
         weights=weights,
         liked=csr_rows(dataset.train, users, dataset.num_users),
