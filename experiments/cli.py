@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from slif_jax.config import Config
-from slif_jax.data import DataError
+from slif_jax.data import DataError, DataWarning
 from slif_jax.workdir import WorkdirError
 
 USAGE_ERROR = 2
@@ -147,6 +148,7 @@ def run(main: Callable[[], int | None]) -> None:
     def guarded(argv: Sequence[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+        warnings.showwarning = _show_warning
         try:
             if len(argv) > 1:
                 raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")
@@ -160,6 +162,17 @@ def run(main: Callable[[], int | None]) -> None:
             return 130
 
     app.run(guarded, flags_parser=_parse)
+
+
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """What was done to the data is one line for users, without a place in the code."""
+    if issubclass(category, DataWarning):
+        print(f"Warning: {message}", file=sys.stderr)
+    else:
+        _show_other_warning(message, category, *where, **more)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -111,7 +111,7 @@ def _distinct(raw: Raw, selection: Selection) -> Interactions:
             keys += labels
         keys.sort()
     if labels is not None:
-        labels = np.remainder(keys, len(SPLITS)).astype(np.int8)
+        labels = _remainder(keys, len(SPLITS), np.int8)
         keys //= len(SPLITS)
     first = np.ones(len(keys), np.bool_)
     np.not_equal(keys[1:], keys[:-1], out=first[1:])
@@ -119,9 +119,17 @@ def _distinct(raw: Raw, selection: Selection) -> Interactions:
         _note_repeats(raw, keys, labels, first, num_items)
         keys = keys[first]
         labels, times = (None if column is None else column[first] for column in (labels, times))
-    items = np.remainder(keys, num_items).astype(np.int32)
+    items = _remainder(keys, num_items, np.int32)
     keys //= num_items
     return Interactions(keys.astype(np.int32), items, labels, None, times)
+
+
+def _remainder(keys: np.ndarray, size: int, dtype: type) -> np.ndarray:
+    """`keys % size` in a small type, without a second array of 64-bit numbers."""
+    rest = np.empty(len(keys), dtype)
+    for start in range(0, len(keys), _DENSE):
+        rest[start : start + _DENSE] = keys[start : start + _DENSE] % size
+    return rest
 
 
 def _note_repeats(raw: Raw, keys: np.ndarray, labels: np.ndarray | None, first: np.ndarray, num_items: int) -> None:

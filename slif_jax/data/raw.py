@@ -204,9 +204,14 @@ class Tokens:
         empty = values.is_null() | (values == "")
         if empty.any():
             raise cells.wrong(int(empty.arg_max() or 0), "expected an id")
-        different = values.unique()
-        codes = [self.codes.setdefault(token, len(self.codes)) for token in different.to_list()]
-        return values.replace_strict(different, codes, return_dtype=pl.Int32).to_numpy()
+        # Polars numbers the texts of this block; only one row for each of them is looked up in Python.
+        places = values.cast(pl.Categorical).to_physical().to_numpy()
+        rows = np.full(int(places.max(initial=0)) + 1, -1, np.int64)
+        rows[places] = np.arange(len(places))
+        used = np.flatnonzero(rows >= 0)
+        codes = np.zeros(len(rows), np.int32)
+        codes[used] = [self.codes.setdefault(text, len(self.codes)) for text in values.gather(rows[used]).to_list()]
+        return codes[places]
 
     def ranked(self) -> tuple[np.ndarray, np.ndarray]:
         """Puts tokens in order: by number where all are plain whole numbers, else as texts.

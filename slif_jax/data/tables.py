@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _MAX_ID = 2**31 - 2
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 23
 _SHOWN = 60
 _TALLIES = {
     "windows_line_ends": "{count} lines end in CR LF.",
@@ -39,6 +39,8 @@ class Cells(NamedTuple):
     """Line number of the first row, counted as people do."""
     tally: Counter[str]
     """Counts what was repaired, by kind of finding."""
+    spaced: bool
+    """Whether there are spaces anywhere in the block."""
 
     def wrong(self, row: int, expected: str) -> DataError:
         """The error that names this cell."""
@@ -48,6 +50,8 @@ class Cells(NamedTuple):
 
     def stripped(self) -> "Cells":
         """The same cells without spaces around them."""
+        if not self.spaced:
+            return self
         bare = self.values.str.strip_chars()
         self.tally["spaces"] += int((bare != self.values).sum())
         return self._replace(values=bare)
@@ -178,9 +182,9 @@ def read_columns(
     """
     counts: Counter[str] = Counter()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in parsers}
-    for frame, first in _frames(path, list(parsers), names, counts):
+    for frame, first, spaced in _frames(path, list(parsers), names, counts):
         for name, parser in parsers.items():
-            parts[name].append(parser(Cells(frame[name], name, path, first, counts)))
+            parts[name].append(parser(Cells(frame[name], name, path, first, counts, spaced)))
     _report(path, counts)
     # One column at a time, so that only one of them is there twice.
     return {name: np.concatenate(parts.pop(name)) for name in parsers}
@@ -205,7 +209,7 @@ def read_strings(path: Path, required: tuple[str, ...] = ()) -> "pl.DataFrame":
     _require(path, found, required)
     counts: Counter[str] = Counter()
     wanted = list(dict.fromkeys(found))
-    frames = [frame for frame, _ in _frames(path, wanted, None, counts)]
+    frames = [frame for frame, _, _ in _frames(path, wanted, None, counts)]
     _report(path, counts)
     return pl.concat(frames)
 
@@ -244,8 +248,8 @@ def _report(path: Path, counts: Counter[str]) -> None:
 
 def _frames(
     path: Path, wanted: Sequence[str], names: Sequence[str] | None, counts: Counter[str]
-) -> Iterator[tuple["pl.DataFrame", int]]:
-    """Yields the wanted columns of each block, and the line number of its first row. At least one, perhaps empty."""
+) -> Iterator[tuple["pl.DataFrame", int, bool]]:
+    """Yields wanted columns, line of the first row, whether there are spaces; of at least one block, perhaps empty."""
     import polars as pl
 
     columns = list(names or header(path))
@@ -263,13 +267,13 @@ def _frames(
             raise DataError(_unreadable(path, block, first, len(columns), str(error))) from None
         frame = table.select([pl.col(keys[i]).alias(name) for i, name in zip(places, wanted, strict=True)])
         empty = False
-        yield frame, first
+        yield frame, first, b" " in block
     if empty:
-        yield pl.DataFrame({name: pl.Series([], dtype=pl.String) for name in wanted}), 1 + skip
+        yield pl.DataFrame({name: pl.Series([], dtype=pl.String) for name in wanted}), 1 + skip, False
 
 
 def _blocks(path: Path, counts: Counter[str], *, skip: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Yields whole lines, about 16 MB at a time, and the number of the first of them; without blank lines at the end.
+    """Yields whole lines, about 8 MB at a time, and the number of the first of them; without blank lines at the end.
 
     Args:
       path: the file.
