@@ -142,7 +142,7 @@ def _features(name: str, modality: Modality, seen: list[Observation]) -> dict[st
         if count:
             seen.append(Observation(kind, level, f"{name}: {message}", count))
 
-    note("missing_features", "warning" if 2 * missing > num_items else "remark", f"{missing:,} items lack it.", missing)
+    note("absent_features", "warning" if 2 * missing > num_items else "remark", f"{missing:,} items lack it.", missing)
     note("zero_features", "warning", f"{zero:,} items have zeros only; if they lack it, a mask should say so.", zero)
     if constant == width and have:
         note("constant_features", "warning", "every item has the same features: they say nothing.", have)
