@@ -51,7 +51,7 @@ class BdistWheel(bdist_wheel):
 
 kernels = [f"slif_jax.kernels.{name}" for name in find_packages("kernels")]
 setup(
-    packages=["slif_jax", "slif_jax.data", "slif_jax.kernels", *kernels],
+    packages=["slif_jax", "slif_jax.data", "slif_jax.report", "slif_jax.studies", "slif_jax.kernels", *kernels],
     package_dir={"slif_jax.kernels": "kernels"},
     package_data={
         "slif_jax": ["py.typed"],

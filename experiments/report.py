@@ -15,8 +15,8 @@ from slif_jax.report import report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run or study.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The page; default: WORKDIR/report.html.")
-_USERS = flags.DEFINE_integer(
-    "users", 3, "Users of a run to show with history, recommendations and reasons; 0 is quicker.", lower_bound=0
+_NUM_USERS = flags.DEFINE_integer(
+    "num_users", 3, "Users of a run to show with history, recommendations and reasons; 0 is quicker.", lower_bound=0
 )
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     if _OUTPUT.value is not None:
         outputs.check(output)
     with ops.default_implementation(flags.FLAGS.implementation):
-        text = report(workdir, data_dir=flags.FLAGS.data_dir, num_users=_USERS.value)
+        text = report(workdir, data_dir=flags.FLAGS.data_dir, num_users=_NUM_USERS.value)
     partial = output.with_name(output.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, output)

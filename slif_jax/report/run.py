@@ -159,7 +159,7 @@ def _groups(result: dict[str, Any], config: Config) -> Html:
 
 def _examples(folder: Workdir, data_dir: str | None, num_users: int) -> Html:
     if not num_users:
-        return tag("p", "No users were asked for (--users=0).")
+        return tag("p", "No users were asked for (--num_users=0).")
     try:
         return examples_section(folder.path, data_dir=data_dir, num_users=num_users)
     except WorkdirError as error:
