@@ -52,7 +52,8 @@ def test_the_wheel_holds_the_library_and_every_kernel(wheel: Path):
     for folder in sorted(path.parent.name for path in (ROOT / "kernels").glob("*/__init__.py")):
         assert f"slif_jax/kernels/{folder}/__init__.py" in names
     assert "slif_jax/py.typed" in names
-    assert "slif_jax/data/__init__.py" in names
+    for package in ("data", "report", "studies"):
+        assert f"slif_jax/{package}/__init__.py" in names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"slif_jax"}
 
