@@ -123,6 +123,7 @@ STUDY = {
             "x": None,
             "config_hash": "c" * 64,
             "protocol": "strict",
+            "selected_on": "valid",
             "data_fingerprint": "d" * 64,
             "split_fingerprint": "5" * 64,
         }

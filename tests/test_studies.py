@@ -53,6 +53,7 @@ class FakeTraining:
         test = dict(zip(names, values.mean(axis=0).tolist(), strict=True))
         result = {
             "protocol": "strict",
+            "selected_on": "valid",
             "data_fingerprint": "d" * 64,
             "split_fingerprint": "5" * 64,
             "best_epoch": 1,

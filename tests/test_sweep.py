@@ -31,6 +31,7 @@ class FakeTraining:
         scores = {"recall@20": value, "ndcg@20": value / 2}
         return {
             "protocol": "strict",
+            "selected_on": "valid",
             "data_fingerprint": "d" * 64,
             "split_fingerprint": "5" * 64,
             "best_epoch": 1,

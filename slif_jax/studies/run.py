@@ -16,7 +16,7 @@ from slif_jax.studies.tables import study_table, write_table
 from slif_jax.train import train_and_evaluate
 from slif_jax.workdir import Workdir, WorkdirError, environment
 
-SHARED_FIELDS = ("protocol", "data_fingerprint", "split_fingerprint")
+SHARED_FIELDS = ("protocol", "selected_on", "data_fingerprint", "split_fingerprint")
 
 
 def run_study(

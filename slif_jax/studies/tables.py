@@ -67,7 +67,9 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
     """How the numbers of a study were made."""
     count, seeds = len(study["seeds"]), ", ".join(map(str, study["seeds"]))
     spread = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed, so without a spread"
-    notes = [f"Test, protocol {study['arms'][0]['protocol']}, epoch chosen on validation; {spread} ({seeds})."]
+    arm = study["arms"][0]
+    chosen = "validation" if arm["selected_on"] == "valid" else "test, as this protocol does"
+    notes = [f"Test, protocol {arm['protocol']}, epoch chosen on {chosen}; {spread} ({seeds})."]
     if tested:
         references = dict.fromkeys(arm["reference"] for arm in study["arms"] if arm["reference"])
         notes.append(
