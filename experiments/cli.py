@@ -158,7 +158,7 @@ def run(main: Callable[[], int | None]) -> None:
                 raise
             return complain(str(error))
         except KeyboardInterrupt:
-            print("Stopped. Training goes on after its last checkpoint with --resume=auto.", file=sys.stderr)
+            print("Stopped. The same command goes on after the last checkpoint.", file=sys.stderr)
             return 130
 
     app.run(guarded, flags_parser=_parse)
