@@ -208,3 +208,96 @@ def test_recommend_writes_original_ids_without_seen_items(finished: Path, tmp_pa
 def test_recommend_before_training_says_so(tmp_path: Path):
     line = complaint(program("recommend", f"--workdir={tmp_path}", f"--output={tmp_path / 'recs.tsv'}"))
     assert "Train first" in line
+
+
+def test_what_a_run_gives(finished: Path, tmp_path: Path):
+    """similar, explain and export on one run: they read it as `recommend` does."""
+    near, why, folder = tmp_path / "near.jsonl", tmp_path / "why.json", tmp_path / "exported"
+    done = program("similar", f"--workdir={finished}", "--by=correlation", "--top=3", f"--output={near}")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in near.read_text().splitlines()]
+    assert len(rows) == 30
+    item, neighbor = rows[0]["item"], rows[0]["neighbors"][0]
+    assert neighbor["neighbor"] != item
+    assert neighbor["weight"] > 0
+    assert neighbor["title"]
+
+    done = program("explain", f"--workdir={finished}", "--user=7", "--top=2", f"--output={why}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(why.read_text())
+    assert [each["rank"] for each in found] == [1, 2]
+    for each in found:
+        assert each["user"] == "7"
+        assert sum(view["score"] for view in each["views"]) == pytest.approx(each["score"], rel=1e-3, abs=1e-4)
+        assert each["triples"]
+
+    done = program("export", f"--workdir={finished}", f"--output={folder}", "--top=5")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "embeddings.npz",
+        "manifest.json",
+        "scorer.bin",
+    ]
+    assert "cpu, cuda, tpu" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("similar", ("--item=9999",), ("--item", "no item '9999'", "nearest")),
+        ("explain", (), ("--user=ID",)),
+        ("export", ("--output=tests",), ("tests holds", "no part of an export")),
+    ],
+)
+def test_bad_flags_of_what_a_run_gives(finished: Path, name: str, flags: tuple[str, ...], words: tuple[str, ...]):
+    line = complaint(program(name, f"--workdir={finished}", *flags))
+    for word in words:
+        assert word in line
+
+
+def test_evaluate_measures_a_run_by_every_protocol_and_leaves_it_alone(finished: Path):
+    before = (finished / "result.json").read_bytes()
+    done = program("evaluate", f"--workdir={finished}", "--protocol=all")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(before)
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("|")]
+    assert rows[0] == "protocol"
+    assert rows[2:] == ["strict", "mmrec", "recbole", "kgat"]
+    assert result["split_fingerprint"][:16] in done.stdout
+    found = {name: json.loads((finished / f"evaluation-{name}.json").read_text()) for name in rows[2:]}
+    assert found["strict"]["test"] == result["test"]
+    assert found["strict"]["test_groups"] == result["test_groups"]
+    assert found["kgat"]["test"]["ndcg@20"] != result["test"]["ndcg@20"]
+    assert (finished / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), ("--workdir", "--baseline")),
+        (("--baseline=popularity", "--protocol=mmrecc"), ("mmrecc", "strict, mmrec")),
+        (("--baseline=popularity", "--rules=ideal=best"), ("ideal", "reachable, found")),
+        (("--baseline=popularity", "--rules=patience=3"), ("patience", "rule of training")),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) and value and value[0].startswith("--") else "",
+)
+def test_evaluate_with_bad_flags(flags: tuple[str, ...], words: tuple[str, ...]):
+    line = complaint(program("evaluate", *flags))
+    for word in words:
+        assert word in line
+
+
+def test_check_tells_good_data_from_odd_and_unusable_ones(folder: Path, tmp_path: Path):
+    report = tmp_path / "report.json"
+    done = program("check", f"--dataset={folder}", f"--json={report}")
+    assert done.returncode == 1, done.stderr
+    assert "every item has the same features" in done.stdout
+    found = json.loads(report.read_text())
+    assert found["sizes"]["interactions"] == 25
+    assert found["memory_bytes"]["total"] > 0
+    assert "constant_features" in {entry["kind"] for entry in found["findings"] if entry["level"] == "warning"}
+    np.save(folder / "visual.npy", np.arange(18, dtype=np.float32).reshape(6, 3) + 1)
+    assert program("check", f"--dataset={folder}").returncode == 0
+    spoil_word(folder)
+    assert "line 27" in complaint(program("check", f"--dataset={folder}"))

@@ -252,3 +252,20 @@ def test_feature_graphs_ignore_what_is_absent_and_borrow_neighbours():
     for j, cosine in slow_nearest(np.where(features["image"].present[:, None], image, 0), 3)[2]:
         cosines[2, j] = cosine
     np.testing.assert_allclose(sent, slow_normalise(cosines), rtol=1e-4, atol=1e-6)
+
+
+def test_features_that_stand_in_for_missing_ones():
+    values = np.array([[1, 0], [3, 2], [9, 9]], np.float32)
+    modality = Modality(values, np.array([True, True, False]))
+    dataset = make_dataset([(0, 0)], num_users=1, num_items=3, features={"visual": modality})
+    for policy, row, present in (
+        ("neighbours", [0, 0], False),
+        ("learned", [0, 0], False),
+        ("zero", [0, 0], True),
+        ("mean", [2, 1], True),
+    ):
+        found = graphs.item_features(graphs.feature_graphs(dataset, ("visual",), 2, missing=policy)["visual"])
+        np.testing.assert_array_equal(found.x[:2], values[:2])
+        np.testing.assert_array_equal(found.x[2], row)
+        assert bool(found.present[2]) == present
+    assert graphs.missing_features(dataset, Config()) == {"visual": 1}

@@ -9,6 +9,7 @@ from slif_jax.metrics import METRIC_NAMES, metric_names, ranking_metrics
 
 TOPK = (1, 2, 3, 5, 20)
 
+
 def measure(hits, num_relevant, topk=TOPK, **options):
     return ranking_metrics(np.array(hits, bool), np.array(num_relevant, np.int64), topk, **options)
 

@@ -1,6 +1,7 @@
 """The encoder: with everything off it is LightGCN, and every switch matters."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from slif_jax import correlation
-from slif_jax.config import Config
-from slif_jax.data import Dataset
+from slif_jax.config import MISSING_POLICIES, Config
+from slif_jax.data import Dataset, Modality
 from slif_jax.data.synthetic import synthetic
 from slif_jax.graphs import build_graphs, edge_weights
 from slif_jax.model import Encoded, make_model
@@ -156,3 +157,33 @@ def test_fusing_rows_equals_rows_of_the_fused(dataset: Dataset):
 def test_an_unknown_modality_is_named(dataset: Dataset):
     with pytest.raises(ValueError, match="names 'sound', but synthetic has text, visual"):
         build_graphs(dataset, dataclasses.replace(SMALL, modalities=("sound",)))
+
+
+def test_policies_for_a_missing_modality_differ_and_never_read_what_stands_in_its_rows(dataset: Dataset):
+    visual = dataset.features["visual"]
+    present = np.array(visual.present)
+    present[[3, 8]] = False
+    values = np.where(present[:, None], visual.values, np.nan).astype(np.float16)
+    features = dataset.features | {"visual": Modality(values, present)}
+    lacking = dataclasses.replace(dataset, features=features)
+    found = {}
+    for policy in MISSING_POLICIES:
+        encoded, _ = encode(lacking, dataclasses.replace(SMALL, missing_features=policy))
+        found[policy] = np.asarray(encoded.final.items)
+        assert np.isfinite(found[policy]).all()
+    for a, b in itertools.combinations(MISSING_POLICIES, 2):
+        assert np.abs(found[a] - found[b]).max() > 1e-5, (a, b)
+
+
+def test_the_stand_in_for_missing_features_is_learned(dataset: Dataset):
+    config = dataclasses.replace(SMALL, missing_features="learned")
+    graphs, model = build_graphs(dataset, config), make_model(dataset, config)
+    loop = correlation.rebuild(jax.random.normal(jax.random.key(7), (dataset.num_items, 8)), num_neighbors=4)
+    params = model.init_params(jax.random.key(0), graphs, loop)
+
+    def loss(params):
+        return jnp.sum(model.encode(params, graphs, loop).final.items ** 2)
+
+    gradient = jax.jit(jax.grad(loss))(params)["missing_visual"]
+    assert gradient.shape == (1, 8)
+    assert np.abs(np.asarray(gradient)).max() > 0

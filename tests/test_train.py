@@ -11,7 +11,7 @@ import pytest
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.evaluate import SPLITS
-from slif_jax.train import NonFiniteLossError, train_and_evaluate
+from slif_jax.train import NonFiniteLossError, describe_result, train_and_evaluate
 from slif_jax.workdir import Workdir, WorkdirError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -50,12 +50,16 @@ def numbers(workdir: Path) -> tuple[str, dict, dict]:
 
 def test_what_a_run_leaves_behind(unbroken: Path):
     names = {path.name for path in unbroken.iterdir()}
-    assert names == {"config.json", "environment.json", "metrics.jsonl", "result.json", "checkpoints", "plots"}
+    files = {"config.json", "environment.json", "metrics.jsonl", "result.json", "test_users.npz"}
+    assert names == files | {"checkpoints", "plots"}
     assert {path.name for path in (unbroken / "plots").iterdir()} == {"loss.png", "validation.png", "correlation.png"}
     result = json.loads((unbroken / "result.json").read_text())
     for key in ("dataset", "protocol", "seed", "best_epoch", "epochs", "valid", "test", "seconds", "peak_memory_bytes"):
         assert key in result
     assert set(result["seconds"]) == {"setup", "compile", "train", "rebuild", "evaluate"}
+    assert result["protocol"] == "strict"
+    assert result["selected_on"] == "valid"
+    assert set(result["missing_features"]["items"]) == {"text", "visual"}
     for split in SPLITS:
         assert {"recall@10", "recall@20", "ndcg@10", "ndcg@20"} <= set(result[split])
     rows = Workdir(unbroken).read_metrics()
@@ -63,6 +67,31 @@ def test_what_a_run_leaves_behind(unbroken: Path):
     assert [row["correlation_kept"] is None for row in rows] == [True, False, False, False, False, False]
     assert result["valid"]["recall@20"] == max(row["valid"]["recall@20"] for row in rows)
     assert rows[-1]["loss"]["loss"] < rows[0]["loss"]["loss"]
+
+
+def test_values_per_user_give_the_means_of_the_result(unbroken: Path):
+    result = json.loads((unbroken / "result.json").read_text())
+    with np.load(unbroken / "test_users.npz") as file:
+        values = dict(zip(file["names"].tolist(), file["values"][file["counted"]].mean(axis=0).tolist(), strict=True))
+        assert str(file["data_fingerprint"]) == result["data_fingerprint"]
+    np.testing.assert_allclose(list(values.values()), [result["test"][name] for name in values], rtol=1e-12)
+    for name, (low, high) in result["test_interval"].items():
+        assert low <= values[name] <= high
+
+
+def test_a_protocol_that_selects_on_test_says_so(unbroken: Path, tmp_path: Path):
+    result = run(tmp_path / "run", dataclasses.replace(SMALL, protocol="kgat", eval_every=2))
+    assert result["protocol"] == "kgat with patience=30, eval_every=2"
+    assert result["selected_on"] == "test"
+    assert result["valid"] == {}
+    assert "selected on test, as protocol kgat does" in describe_result(result)
+    rows = Workdir(tmp_path / "run").read_metrics()
+    assert [bool(row["test"]) for row in rows] == [False, True] * 3
+    scores = [row["test"]["recall@20"] for row in rows if row["test"]]
+    assert result["best_epoch"] == 2 * max(range(1, 4), key=lambda n: (scores[n - 1], n))  # an equal one is a new best
+    assert result["test"]["recall@20"] == max(scores)
+    strict = Workdir(unbroken).read_metrics()
+    assert [row["loss"] for row in rows] == [row["loss"] for row in strict]  # the protocol does not touch training
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_does_not(unbroken: Path, tmp_path: Path):
