@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 PART_NAMES = {"all": "all items", "warm": "warm items", "cold": "cold items"}
 
@@ -45,7 +46,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
             axes.plot(x, y, label=text, marker="o" if len(x) < 3 else None)
         axes.set(title=title, xlabel="epoch", ylabel=label, **options)
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
         if len(axes.get_legend_handles_labels()[0]) > 1:
@@ -197,7 +198,7 @@ def _trials_figure(study: dict[str, Any]) -> Figure:
     axes.step(x, list(itertools.accumulate(values, max)), where="post", label="best so far")
     axes.axvline(study["chosen"]["trial"], color="gray", linestyle=":", label=f"chosen: {study['chosen']['trial']}")
     axes.set(title=study["title"], xlabel="trial", ylabel=f"validation {study['metrics'][0]}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -4,9 +4,11 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 _INK = "#012345"  # stands for the colour of text while a figure is drawn
 _PALETTE = ("#2f7fc1", "#d0661c", "#2c9a5b", "#b04a9c", "#97792f", "#5f6cc4")  # readable on white and on black
@@ -113,10 +115,10 @@ def figure(draw: Callable[[], Figure], description: str, *, wide: bool = False) 
       Markup with the drawing as SVG; its words are text.
     """
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    settings = dict.fromkeys((*inked, "legend.edgecolor"), _INK)
+    settings: dict[Any, Any] = dict.fromkeys((*inked, "legend.edgecolor"), _INK)
     settings |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none")
     settings |= {"svg.fonttype": "none", "svg.hashsalt": description}
-    with matplotlib.rc_context({**settings, "axes.prop_cycle": matplotlib.cycler(color=list(_PALETTE))}):
+    with matplotlib.rc_context({**settings, "axes.prop_cycle": cycler(color=list(_PALETTE))}):
         file = io.StringIO()
         draw().savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -91,8 +91,8 @@ def paired_test(reference: UserValues, row: UserValues, column: int, *, alternat
     difference = float(np.mean(after - before))
     if not np.any(before != after):
         return PairedTest(len(before), difference, 1.0)
-    p = stats.wilcoxon(before, after, zero_method="wilcox", alternative=alternative).pvalue
-    return PairedTest(len(before), difference, float(p))
+    result: Any = stats.wilcoxon(before, after, zero_method="wilcox", alternative=alternative)
+    return PairedTest(len(before), difference, float(result.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
