@@ -88,6 +88,16 @@ def test_an_interrupted_search_ends_as_an_unbroken_one(training: FakeTraining, t
     assert len(training.searched) == 12
 
 
+def test_a_search_stopped_in_its_first_trial_still_starts_from_the_flags(training: FakeTraining, tmp_path: Path):
+    training.stop_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, trials=2)
+    training.stop_after = 1000
+    search(tmp_path, trials=2)
+    assert training.searched[0] == CONFIG.learning_rate
+    assert len(training.searched) == 2
+
+
 def test_what_has_no_effect_is_not_searched():
     dataset = load(CONFIG.dataset)
     assert set(sweep.search_space(CONFIG, dataset)) == set(sweep.SPACE)

@@ -193,7 +193,7 @@ def _ask_again(optuna: Any, study: Any, config: Config, space: dict[str, Range])
     for trial in study.get_trials(states=(states.RUNNING,)):
         study.tell(trial.number, state=states.FAIL)
         if set(trial.params) == set(space):
-            study.enqueue_trial(trial.params, skip_if_exists=True)
+            study.enqueue_trial(trial.params)
 
 
 def _suggest(trial: Any, name: str, values: Range) -> float | int:
