@@ -115,21 +115,22 @@ class SlifMr(nn.Module):
         return Encoded(Vectors(final_users, final_items), users, items, user_weights, item_weights)
 
     def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
-        users, items = self._collaborative(graphs, correlation)
-        item_sides = {name: self._modality(name, graphs, correlation) for name in self.modalities}
+        embedding = inherit(self.item_embedding, graphs.cold)
+        users, items = self._collaborative(embedding, graphs, correlation)
+        item_sides = {name: self._modality(name, embedding, graphs, correlation) for name in self.modalities}
         if self.knowledge:
-            item_sides["knowledge"] = self._knowledge(graphs, correlation)
+            item_sides["knowledge"] = self._knowledge(embedding, graphs, correlation)
         if not item_sides:
             return Views(users, {}), Views(items, {})
         joined = ops.spmm(graphs.user_items, jnp.concatenate(list(item_sides.values()), axis=1))
         user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
         return Views(users, user_sides), Views(items, item_sides)
 
-    def _collaborative(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Array, Array]:
+    def _collaborative(self, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Array, Array]:
         config = self.config
         x = propagate(
             graphs.interactions,
-            jnp.concatenate([self.user_embedding, inherit(self.item_embedding, graphs.cold)]),
+            jnp.concatenate([self.user_embedding, items]),
             num_layers=config.interaction_layers,
             correlation=correlation if config.correlates("interactions") else None,
             correlation_weight=config.interaction_correlation,
@@ -137,19 +138,18 @@ class SlifMr(nn.Module):
         )
         return x[: self.num_users], inherit(x[self.num_users :], graphs.cold)
 
-    def _modality(self, name: str, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
+    def _modality(self, name: str, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
         config, graph = self.config, graphs.features[name]
         x, present = item_features(graph)
         # Two linear maps without anything between them: joined first, so that the features are multiplied once.
         project, purify = self.projections[name](x.shape[1]), self.purifiers[name](config.width)
         bias = project.bias @ purify.kernel + purify.bias
-        purified = inherit(self.item_embedding, graphs.cold)
         logits = x @ (project.kernel @ purify.kernel) + bias[None, :]
         if config.missing_features == "learned":
-            purified = purified * nn.sigmoid(jnp.where(present[:, None], logits, self.missing[name]))
+            purified = items * nn.sigmoid(jnp.where(present[:, None], logits, self.missing[name]))
         else:
-            purified = jnp.where(present[:, None], purified * nn.sigmoid(logits), 0.0)
+            purified = jnp.where(present[:, None], items * nn.sigmoid(logits), 0.0)
         use_correlation = config.correlates("features")
         share = config.feature_correlation
         if use_correlation and config.learn_feature_correlation:
@@ -162,8 +162,8 @@ class SlifMr(nn.Module):
             correlation_weight=share,
         )
 
-    def _knowledge(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
-        x, graph, arguments = self._knowledge_inputs(graphs, correlation)
+    def _knowledge(self, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
+        x, graph, arguments = self._knowledge_inputs(items, graphs, correlation)
         hops = []
         for query in self.queries:
             x = attend_knowledge(graph, query(x), x, self.relation_vectors, **arguments)
@@ -171,7 +171,8 @@ class SlifMr(nn.Module):
         return sum(hops[1:], hops[0]) / len(hops)
 
     def _knowledge_weights(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> KnowledgeWeights:
-        x, graph, arguments = self._knowledge_inputs(graphs, correlation)
+        items = inherit(self.item_embedding, graphs.cold)
+        x, graph, arguments = self._knowledge_inputs(items, graphs, correlation)
         hops = []
         for query in self.queries:
             hops.append(knowledge_weights(graph, query(x), x, self.relation_vectors, **arguments))
@@ -179,11 +180,11 @@ class SlifMr(nn.Module):
         return jax.tree.map(lambda *weights: sum(weights[1:], weights[0]) / len(weights), *hops)
 
     def _knowledge_inputs(
-        self, graphs: Graphs, correlation: jraph.GraphsTuple
+        self, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple
     ) -> tuple[Array, jraph.GraphsTuple, dict[str, Any]]:
         """Entity vectors, the graph, and how the correlation graph takes part in every hop."""
         assert graphs.knowledge is not None
-        x = jnp.concatenate([inherit(self.item_embedding, graphs.cold), self.entity_embedding])
+        x = jnp.concatenate([items, self.entity_embedding])
         arguments: dict[str, Any] = {}
         if self.config.correlates("knowledge"):
             arguments["correlation"] = correlation
