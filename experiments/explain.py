@@ -6,7 +6,6 @@ python -m experiments.explain --workdir=runs/ml-100k --user=1 --item=50 --output
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -33,11 +32,9 @@ _OUTPUT = flags.DEFINE_string(
 def main() -> None:
     """Writes the explanations."""
     cli.set_up_jax()
-    output = None if _OUTPUT.value is None else Path(_OUTPUT.value)
-    if output is not None:
-        outputs.check(output)
-        if output.suffix.lower() not in (".json", ".jsonl", ".txt"):
-            raise ValueError(f"--output={output} must end in .json, .jsonl or .txt.")
+    output = None if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
+    if output is not None and output.suffix.lower() not in (".json", ".jsonl", ".txt"):
+        raise ValueError(f"--output={output} must end in .json, .jsonl or .txt.")
     user_names, item_names = (outputs.read_names(*pair) for pair in (("users", "user"), ("items", "item")))
     if user_names is None:
         raise ValueError("Name whom to explain for: --user=ID, or --users=FILE.")

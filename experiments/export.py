@@ -24,7 +24,7 @@ _PROFILE = flags.DEFINE_enum(
 def main() -> None:
     """Writes the folder."""
     cli.set_up_jax()
-    folder = Path(_OUTPUT.value)
+    folder = Path(_OUTPUT.value).expanduser()
     check_folder(folder)
     with ops.default_implementation(flags.FLAGS.implementation):
         trained = load_trained(_WORKDIR.value, data_dir=flags.FLAGS.data_dir)

@@ -7,16 +7,18 @@ from absl import flags
 from slif_jax.lists import Names
 
 
-def check(output: Path) -> None:
-    """Refuses, before anything slow is done, a path that cannot be written.
+def target(value: str) -> Path:
+    """The file that --output names; refused, before anything slow is done, if it cannot be written.
 
     Raises:
       OSError: if its folder is absent, or it is a folder itself.
     """
+    output = Path(value).expanduser()
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
     if output.is_dir():
         raise IsADirectoryError(f"{output} is a folder. Name a file with --output.")
+    return output
 
 
 def read_names(file_flag: str, one_flag: str | None = None) -> Names | None:
@@ -42,7 +44,7 @@ def read_names(file_flag: str, one_flag: str | None = None) -> Names | None:
         return None
     source = f"--{file_flag}={path}"
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{source} is not UTF-8 text with one id per line.") from None
     except OSError as error:

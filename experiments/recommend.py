@@ -5,7 +5,6 @@ python -m experiments.recommend --workdir=runs/ml-100k --top=20 --output=recs.ts
 
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
@@ -31,9 +30,8 @@ _SAMPLE = flags.DEFINE_integer("sample", 0, "Lines to print as well, each of ano
 def main() -> None:
     """Writes the lists."""
     cli.set_up_jax()
-    output = Path(_OUTPUT.value)
+    output = outputs.target(_OUTPUT.value)
     format_name = lists.file_format(output, _FORMAT.value)
-    outputs.check(output)
     user_names, item_names = (outputs.read_names(flag) for flag in ("users", "items"))
     with ops.default_implementation(flags.FLAGS.implementation):
         trained = load_trained(_WORKDIR.value, data_dir=flags.FLAGS.data_dir)

@@ -5,7 +5,6 @@ python -m experiments.similar --workdir=runs/ml-100k --by=correlation --output=s
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -30,10 +29,8 @@ _FORMAT = flags.DEFINE_enum("output_format", None, lists.FORMATS, "Format; defau
 def main() -> None:
     """Writes the lists."""
     cli.set_up_jax()
-    output = None if _OUTPUT.value is None else Path(_OUTPUT.value)
+    output = None if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
     format_name = "tsv" if output is None else lists.file_format(output, _FORMAT.value)
-    if output is not None:
-        outputs.check(output)
     names = outputs.read_names(_ITEMS.name, _ITEM.name)
     with ops.default_implementation(flags.FLAGS.implementation):
         trained = load_trained(_WORKDIR.value, data_dir=flags.FLAGS.data_dir)
