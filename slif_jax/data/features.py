@@ -1,5 +1,6 @@
 """Feature arrays and presence masks, shared by the readers."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ def read_array(path: Path) -> np.ndarray:
       DataError: if the file is no `.npy` file, is cut short, or holds Python objects.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a header written by Python 2 is read all the same
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy reads the header as Python text, which may fail in many ways
         if "Python objects" in str(error):
             raise DataError(f"{path.name}: holds Python objects, which are not read; save it as floats.") from None
         raise DataError(f"{path.name}: not a complete .npy file.") from None

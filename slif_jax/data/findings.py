@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "duplicates": ("warning", "the same user and item in several rows of a split: counted once"),
     "several_splits": ("warning", "a pair in more than one split: kept in the first of train, valid, test"),
     "unknown_labels": ("warning", "rows whose split label is none of the known ones: left out"),
-    "labels_ignored": ("warning", "the data bring a split, and another one was asked for"),
+    "labels_ignored": ("remark", "the data bring a split, and another one was asked for"),
     "repeated_triples": ("warning", "the same triple more than once: counted once"),
     "overwritten_links": ("warning", "an item or entity linked more than once: the last row counts"),
     "unknown_entities": ("warning", "triples with entities that the table of entities does not name"),

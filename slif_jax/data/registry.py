@@ -42,7 +42,7 @@ def load(
     format: str = "auto",
     split: str = "auto",
     k_core: int = 0,
-    min_rating: float = 0.0,
+    min_rating: float | int = 0.0,
 ) -> Dataset:
     """Loads a data set.
 
