@@ -294,7 +294,8 @@ def test_names_and_formats(folder, tmp_path, monkeypatch):
     assert failure("ml-10k", data_dir=folder) == f"Unknown data set 'ml-10k'. Did you mean 'ml-100k'? {built_in}"
     assert failure("tinny", data_dir=tmp_path) == f"Unknown data set 'tinny'. Did you mean 'tiny'? {built_in}"
     assert failure("qqqq", data_dir=tmp_path / "none") == f"Unknown data set 'qqqq'. {built_in}"
-    expected = "Unknown format 'nativ'. Did you mean 'native'? Known: auto, native, mmrec, recbole, kgat, matrices, item_files."
+    known = "auto, native, mmrec, recbole, kgat, matrices, item_files"
+    expected = f"Unknown format 'nativ'. Did you mean 'native'? Known: {known}."
     assert failure(folder, format="nativ") == expected
     (folder / "interactions.tsv").rename(folder / "inter.tsv")
     assert failure(folder) == f"{folder} is no data set: {needs}"

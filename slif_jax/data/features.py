@@ -58,7 +58,7 @@ def read_values(path: Path, num_items: int) -> np.ndarray:
     if values.dtype.itemsize == 8:
         findings.note("float64_features", f"{path.name}: float64 is read as float32.", file=path.name)
     if values.dtype.itemsize == 8 or not values.dtype.isnative:
-        with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite and is reported as such
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is reported as such
             values = values.astype(np.float16 if values.dtype.itemsize == 2 else np.float32)
     return values
 

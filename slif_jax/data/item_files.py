@@ -115,7 +115,9 @@ def _read_vectors(name: str, paths: list[Path], places: dict[str, int]) -> Modal
             values = np.zeros((len(places), vector.size), kind)
         if vector.size != values.shape[1]:
             raise DataError(f"{name}/{path.name}: expected {values.shape[1]} numbers, got {vector.size}.")
-        with np.errstate(over="ignore"):  # too large for the type: infinite, and reported by `validate`
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # too large for the type: infinite, and reported by `validate`
             values[places[path.stem]] = vector.ravel()
         present[places[path.stem]] = True
     return None if values is None else Modality(values, present)

@@ -209,7 +209,7 @@ def read_strings(path: Path, required: tuple[str, ...] = ()) -> "pl.DataFrame":
     _require(path, found, required)
     counts: Counter[str] = Counter()
     wanted = list(dict.fromkeys(found))
-    frames = [frame for frame, _, _ in _frames(path, wanted, None, counts)]
+    frames = [pl.DataFrame(columns) for columns, _, _ in _frames(path, wanted, None, counts)]
     _report(path, counts)
     return pl.concat(frames)
 
@@ -248,7 +248,7 @@ def _report(path: Path, counts: Counter[str]) -> None:
 
 def _frames(
     path: Path, wanted: Sequence[str], names: Sequence[str] | None, counts: Counter[str]
-) -> Iterator[tuple["pl.DataFrame", int, bool]]:
+) -> Iterator[tuple[dict[str, "pl.Series"], int, bool]]:
     """Yields wanted columns, line of the first row, whether there are spaces; of at least one block, perhaps empty."""
     import polars as pl
 
@@ -265,11 +265,10 @@ def _frames(
             table = pl.read_csv(top + block, separator="\t", quote_char=None, infer_schema=False)
         except pl.exceptions.PolarsError as error:
             raise DataError(_unreadable(path, block, first, len(columns), str(error))) from None
-        frame = table.select([pl.col(keys[i]).alias(name) for i, name in zip(places, wanted, strict=True)])
         empty = False
-        yield frame, first, b" " in block
+        yield {name: table[keys[i]] for i, name in zip(places, wanted, strict=True)}, first, b" " in block
     if empty:
-        yield pl.DataFrame({name: pl.Series([], dtype=pl.String) for name in wanted}), 1 + skip, False
+        yield {name: pl.Series([], dtype=pl.String) for name in wanted}, 1 + skip, False
 
 
 def _blocks(path: Path, counts: Counter[str], *, skip: int = 0) -> Iterator[tuple[bytes, int]]:
