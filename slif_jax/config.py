@@ -97,6 +97,11 @@ class Config:
     interaction_layers: int = _setting(2, "Layers over the interaction graph.", minimum=0)
     feature_layers: int = _setting(1, "Layers over each item feature graph.", minimum=1)
     knowledge_layers: int = _setting(2, "Hops over the knowledge graph.", minimum=1)
+    cold_item_length: float = _setting(
+        1.25,
+        "Length of the vectors of items without training interactions, by that of others; more recommends them more.",
+        above=0.0,
+    )
     feature_neighbors: int = _setting(10, "Neighbours per item in a feature graph.", minimum=1)
 
     # Self-loop

@@ -110,6 +110,9 @@ class SlifMr(nn.Module):
 
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
         users, items = self._views(graphs, correlation)
+        if graphs.cold is not None:  # after training's part: no batch holds a cold item
+            rows, length = graphs.cold.items, self.config.cold_item_length
+            items = jax.tree.map(lambda x: x.at[rows].multiply(length), items)
         final_users, user_weights = self._fuse(users)
         final_items, item_weights = self._fuse(items)
         return Encoded(Vectors(final_users, final_items), users, items, user_weights, item_weights)
