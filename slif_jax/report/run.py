@@ -126,15 +126,14 @@ def _groups(result: dict[str, Any], config: Config) -> Html:
         lines = []
         for name, group in kind.items():
             scores = []
-            for metric in metrics:
+            for metric in metrics if group["means"] else ():
                 scores += [f"{group['means'][metric]:.4f}", _interval(group["interval"].get(metric))]
-            empty = ["", "nobody"] * len(metrics)
             lines.append(
                 [
                     names.get(name, name),
                     f"{group['users']:,}",
                     f"{group['relevant']:,}",
-                    *(scores if group["means"] else empty),
+                    *(scores or ["-"] * 2 * len(metrics)),
                 ]
             )
         return lines

@@ -107,9 +107,9 @@ def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], 
         return folder
     if stored["kind"] != kind:
         raise WorkdirError(f"{folder.path} holds a study of kind '{stored['kind']}', not '{kind}'. Name another.")
-    known = stored["settings"]
+    known, defaults = stored["settings"], Config().to_dict()  # a setting that the stored ones lack had its default
     for label in [label for label in arms if label in known]:
-        now, was = arms[label], known[label]
+        now, was = arms[label], {**defaults, **known[label]}
         different = [f"{name} is {now[name]}, was {was.get(name)}" for name in now if now[name] != was.get(name)]
         if different:
             raise WorkdirError(
