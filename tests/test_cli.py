@@ -245,7 +245,7 @@ def test_what_a_run_gives(finished: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "flags", "words"),
     [
-        ("similar", ("--item=9999",), ("--item", "no item '9999'", "nearest")),
+        ("similar", ("--item=99",), ("--item", "no item '99'", "nearest ids are '9'")),
         ("explain", (), ("--user=ID",)),
         ("export", ("--output=tests",), ("tests holds", "no part of an export")),
     ],
