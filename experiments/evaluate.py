@@ -47,16 +47,18 @@ def main() -> None:
     """Prints one line per protocol."""
     cli.set_up_jax()
     protocols = _protocols()
-    if (_WORKDIR.value is None) == (_BASELINE.value is None):
+    workdir, baseline = _WORKDIR.value, _BASELINE.value
+    if (workdir is None) == (baseline is None):
         raise ValueError("Name either a finished run with --workdir, or a --baseline with --dataset.")
+    results: list[dict[str, Any]] = []
     with ops.default_implementation(flags.FLAGS.implementation):
-        if _WORKDIR.value is not None:
-            results = _measure_run(Workdir(_WORKDIR.value), protocols)
-        else:
+        if workdir is not None:
+            results = _measure_run(Workdir(workdir), protocols)
+        if baseline is not None:
             config = cli.config_from_flags(names=_DATA_FLAGS)
             dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
-            about = {"scorer": _BASELINE.value, "config": config.to_dict()}
-            vectors = BASELINES[_BASELINE.value](dataset)
+            about = {"scorer": baseline, "config": config.to_dict()}
+            vectors = BASELINES[baseline](dataset)
             results = [_measure(vectors, dataset, config, protocol, about) for protocol in protocols]
     if _OUTPUT.value is not None:
         output = Path(_OUTPUT.value)
@@ -68,7 +70,10 @@ def main() -> None:
 
 def _protocols() -> list[Protocol]:
     names = list(PROTOCOLS) if _PROTOCOL.value == ["all"] else _PROTOCOL.value
-    changes = dict(rule.partition("=")[::2] for rule in _RULES.value)
+    changes: dict[str, str] = {}
+    for rule in _RULES.value:
+        field, _, value = rule.partition("=")
+        changes[field.strip()] = value.strip()
     for rule in SELECTION_RULES:
         if rule in changes:
             raise ValueError(f"--rules: '{rule}' is a rule of training and changes nothing here. Leave it out.")

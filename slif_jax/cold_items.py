@@ -100,7 +100,8 @@ def _entity_profiles(dataset: Dataset) -> np.ndarray:
     linked = np.maximum(np.bincount(links.indices, minlength=dataset.num_entities), 1)
     links.data *= np.log1p(dataset.num_items / linked)[links.indices].astype(np.float32)
     width = min(_PROFILE_WIDTH, dataset.num_entities)
-    return SparseRandomProjection(width, dense_output=True, random_state=0).fit_transform(links).astype(np.float32)
+    projection = SparseRandomProjection(width, dense_output=True, random_state=0)  # pyright: ignore[reportArgumentType]
+    return projection.fit_transform(links).astype(np.float32)
 
 
 def _unit_rows(x: np.ndarray) -> np.ndarray:

@@ -190,10 +190,9 @@ def _number(value: jax.Array | None) -> float | None:
 def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_test: bool) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do."""
     result = folder.read_json("result.json")
-    complete = result is not None and result.get("epochs") == status.epoch
-    if complete and evaluate_test and not result["test"]:
-        complete = False
-    return result if complete and _is_over(status, config) else None
+    if result is None or result.get("epochs") != status.epoch or (evaluate_test and not result["test"]):
+        return None
+    return result if _is_over(status, config) else None
 
 
 def _result(

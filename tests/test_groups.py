@@ -75,6 +75,7 @@ def test_users_by_activity(evaluation: Evaluation):
 def test_an_interval_is_196_standard_errors():
     values = np.array([[0.0], [1.0], [1.0], [0.0]])
     (interval,) = groups.intervals(values, ("recall@3",)).values()
+    assert interval is not None
     np.testing.assert_allclose(interval, 0.5 + 1.959964 * np.sqrt(1 / 3 / 4) * np.array([-1, 1]), rtol=1e-6)
     assert groups.intervals(values[:1], ("recall@3",)) == {"recall@3": None}
 
