@@ -24,9 +24,7 @@ def main() -> None:
     """Writes the page."""
     cli.set_up_jax()
     workdir = Path(_WORKDIR.value)
-    output = Path(_OUTPUT.value) if _OUTPUT.value is not None else workdir / "report.html"
-    if _OUTPUT.value is not None:
-        outputs.check(output)
+    output = workdir / "report.html" if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
     with ops.default_implementation(flags.FLAGS.implementation):
         text = report(workdir, data_dir=flags.FLAGS.data_dir, num_users=_NUM_USERS.value)
     partial = output.with_name(output.name + ".partial")

@@ -4,8 +4,6 @@ from typing import Any
 
 from slif_jax.report.html import Html, join, table, tag
 
-SECONDS = {"setup": "reading data, making graphs", "compile": "compiling", "train": "epochs", "rebuild": "self-loop"}
-
 
 def settings_table(settings: dict[str, Any], defaults: dict[str, Any]) -> Html:
     """Every setting, the changed ones first and open.
