@@ -66,9 +66,9 @@ def test_test_is_evaluated_once_for_the_best_on_validation(training: FakeTrainin
     files = {path.name for path in tmp_path.iterdir()}
     assert {"study.csv", "study.md", "study.tex", "study.png", "study.json", "trials.journal"} <= files
     rows = (tmp_path / "study.csv").read_text().splitlines()
-    assert rows[0] == "trial,learning_rate,l2,valid_recall@20,best_epoch,test_recall@20,test_ndcg@20"
-    assert not rows[1].endswith(",,")
-    assert all(row.endswith(",,") for row in rows[2:])
+    assert rows[0] == "trial,valid_recall@20,best_epoch,test_recall@20,test_ndcg@20,learning_rate,l2"
+    assert all(rows[1].split(","))
+    assert all(row.split(",")[3:5] == ["", ""] for row in rows[2:])
     assert matplotlib.image.imread(tmp_path / "study.png").ndim == 3
     assert "12 trials" in (tmp_path / "study.md").read_text()
 

@@ -30,7 +30,7 @@ def study_report(folder: Workdir, study: dict[str, Any]) -> str:
             [
                 _table(shown.title, shown.columns, shown.cells),
                 *(tag("p", note, class_="soft") for note in notes),
-                figure(lambda: study_figure(study), _description(study), wide=True),
+                figure(lambda: study_figure(study), _description(study), wide=not search),
             ]
         ),
         "Runs": _trials(study) if search else _cells(study),

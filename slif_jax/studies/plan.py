@@ -200,7 +200,7 @@ def cold_start(
         against = "no side information (LightGCN)", dataclasses.replace(config, side_information=False)
     first = Arm("this configuration", config)
     arms = [first, Arm(*against, first.label)]
-    title = f"{config.cold_items:.0%} of the items of {dataset.name} cold"
+    title = f"{config.cold_items * 100:g} % of the items of {dataset.name} cold"
     return _plan("cold_start", title, arms, seeds, config, {"parts": ("all", "warm", "cold"), **options})
 
 

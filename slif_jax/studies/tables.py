@@ -91,16 +91,15 @@ def sweep_table(study: dict[str, Any]) -> Table:
     """
     metric, chosen = study["metrics"][0], study["chosen"]
     names = list(study["space"])
-    columns = ["trial", *names, f"valid {metric}", "epoch", *(f"test {name}" for name in study["metrics"])]
+    columns = ["trial", f"valid {metric}", "epoch", *(f"test {name}" for name in study["metrics"]), *names]
     cells, records = [], []
     for trial in sorted(study["trials"], key=lambda trial: (-trial["value"], trial["trial"])):
         test = chosen["test"] if trial["trial"] == chosen["trial"] else {}
         shown = [f"{trial['settings'][name]:.3g}" for name in names]
         scores = [f"{test[name]:.4f}" if test else "" for name in study["metrics"]]
-        cells.append([str(trial["trial"]), *shown, f"{trial['value']:.4f}", str(trial["best_epoch"]), *scores])
-        record = {"trial": trial["trial"], **trial["settings"], f"valid_{metric}": trial["value"]}
-        record |= {"best_epoch": trial["best_epoch"], **{f"test_{name}": test.get(name) for name in study["metrics"]}}
-        records.append(record)
+        cells.append([str(trial["trial"]), f"{trial['value']:.4f}", str(trial["best_epoch"]), *scores, *shown])
+        record = {"trial": trial["trial"], f"valid_{metric}": trial["value"], "best_epoch": trial["best_epoch"]}
+        records.append(record | {f"test_{name}": test.get(name) for name in study["metrics"]} | trial["settings"])
     notes = [
         f"{len(cells)} trials of the tree-structured Parzen estimator, seed {study['seeds'][0]}; trial 0 has the "
         f"settings that the search started from. Searched: {'; '.join(f'{k} {v}' for k, v in study['space'].items())}.",
