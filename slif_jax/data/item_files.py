@@ -16,7 +16,7 @@ import numpy as np
 from slif_jax.data import features, findings, tables
 from slif_jax.data.dataset import Modality
 from slif_jax.data.errors import DataError
-from slif_jax.data.raw import Interactions, Names, Raw, Selection, Tokens, joined
+from slif_jax.data.raw import Interactions, Names, Raw, Selection, Tokens, joined, ranked
 
 PARTS = ("train.tsv", "val.tsv", "test.tsv")
 WHOLE = "dataset.tsv"
@@ -51,9 +51,9 @@ def read(folder: Path, selection: Selection) -> Raw:
             part = _read_part(folder / name, users, items, selection)
             parts.append(part._replace(labels=np.full(len(part.users), label, np.int8)))
     rows = joined(parts, given=split)
-    user_names, user_ranks = users.ranked()
-    item_names, item_ranks = items.ranked()
-    places = {token: int(item_ranks[code]) for token, code in items.codes.items()}
+    user_names, user_ranks = ranked(users.texts())
+    item_names, item_ranks = ranked(items.texts())
+    places = dict(zip(item_names.tolist(), range(len(item_names)), strict=True))
     return Raw(
         name=folder.resolve().name,
         interactions=rows._replace(users=user_ranks[rows.users], items=item_ranks[rows.items]),
@@ -115,9 +115,7 @@ def _read_vectors(name: str, paths: list[Path], places: dict[str, int]) -> Modal
             values = np.zeros((len(places), vector.size), kind)
         if vector.size != values.shape[1]:
             raise DataError(f"{name}/{path.name}: expected {values.shape[1]} numbers, got {vector.size}.")
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # too large for the type: infinite, and reported by `validate`
+        with np.errstate(over="ignore", invalid="ignore"):  # reported by `validate`
             values[places[path.stem]] = vector.ravel()
         present[places[path.stem]] = True
     return None if values is None else Modality(values, present)

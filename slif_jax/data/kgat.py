@@ -125,10 +125,12 @@ def read_list(path: Path) -> Names | None:
                 continue
             # An original id may hold spaces in a list of two columns.
             place = 1 if len(words) < 4 and path.name == "item_list.txt" else len(words) - 1
-            if place < 1 or not words[place].isdecimal() or int(words[place]) > _MAX_ID:
+            number_text = words[place] if 0 < place < len(words) else ""
+            if not number_text.isdecimal() or len(number_text) > 10 or int(number_text) > _MAX_ID:
                 raise DataError(f"{path.name}, line {number}: expected an id and its number, got {tables.shown(line)}.")
-            if texts.setdefault(int(words[place]), " ".join(words[:place])) != " ".join(words[:place]):
-                raise DataError(f"{path.name}, line {number}: number {words[place]} is named a second time.")
+            text = " ".join(words[:place])
+            if texts.setdefault(int(number_text), text) != text:
+                raise DataError(f"{path.name}, line {number}: number {number_text} is named a second time.")
     return Names(np.array(list(texts), np.int32), np.array(list(texts.values()), np.str_))
 
 

@@ -1,7 +1,6 @@
 """What every reader hands over, before anything is chosen: `assemble.assemble` makes a `Dataset` of it."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -184,13 +183,19 @@ def raw_of(dataset: Dataset) -> Raw:
 
 
 class Tokens:
-    """Numbers for texts, in the order in which they are met; `ranked` puts them in an order that rows do not matter to.
+    """Numbers for texts, in any order; `ranked` gives an order that rows do not matter to.
 
     An instance is a parser for `tables.read_columns`. Spaces around a token are removed; an empty one is an error.
     """
 
     def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
+        import polars as pl
+
+        self._known = pl.Series([], dtype=pl.String)
+
+    def texts(self) -> list[str]:
+        """The tokens in the order of their codes."""
+        return self._known.to_list()
 
     def __call__(self, cells: Cells) -> np.ndarray:
         """Codes as `[rows]` int32.
@@ -204,27 +209,38 @@ class Tokens:
         empty = values.is_null() | (values == "")
         if empty.any():
             raise cells.wrong(int(empty.arg_max() or 0), "expected an id")
-        # Polars numbers the texts of this block; only one row for each of them is looked up in Python.
-        places = values.cast(pl.Categorical).to_physical().to_numpy()
-        rows = np.full(int(places.max(initial=0)) + 1, -1, np.int64)
-        rows[places] = np.arange(len(places))
-        used = np.flatnonzero(rows >= 0)
-        codes = np.zeros(len(rows), np.int32)
-        codes[used] = [self.codes.setdefault(text, len(self.codes)) for text in values.gather(rows[used]).to_list()]
+        # Polars numbers known and new texts together, in any way; equal texts get equal places.
+        count = len(self._known)
+        places = pl.concat([self._known, values]).cast(pl.Categorical).to_physical().to_numpy()
+        codes = np.full(int(places.max(initial=0)) + 1, -1, np.int32)
+        codes[places[:count]] = np.arange(count, dtype=np.int32)
+        places = places[count:]
+        fresh = np.flatnonzero(codes[places] < 0)
+        if len(fresh):
+            rows = np.full(len(codes), -1, np.int64)
+            rows[places[fresh]] = fresh
+            used = np.flatnonzero(rows >= 0)
+            codes[used] = np.arange(count, count + len(used), dtype=np.int32)
+            self._known = pl.concat([self._known, values.gather(rows[used])])
         return codes[places]
 
-    def ranked(self) -> tuple[np.ndarray, np.ndarray]:
-        """Puts tokens in order: by number where all are plain whole numbers, else as texts.
 
-        Returns:
-          `[n]` str, the tokens in order; and `[n]` int32, the place of each code in it.
-        """
-        tokens = list(self.codes)
-        plain = all(re.fullmatch(r"0|[1-9][0-9]{0,17}", token, re.ASCII) for token in tokens)
-        order = sorted(range(len(tokens)), key=(lambda code: int(tokens[code])) if plain else tokens.__getitem__)
-        ranks = np.empty(len(tokens), np.int32)
-        ranks[order] = np.arange(len(tokens), dtype=np.int32)
-        return np.array([tokens[code] for code in order], np.str_), ranks
+def ranked(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Puts different texts in order: by number where all are plain whole numbers, else as texts.
+
+    Returns:
+      `[n]` str, the texts in order; and `[n]` int32, the place of each of them in it.
+    """
+    import polars as pl
+
+    series = pl.Series(texts, dtype=pl.String)
+    if series.str.contains("^(0|[1-9][0-9]{0,17})$").all():
+        order = series.cast(pl.Int64).arg_sort().to_numpy()
+    else:
+        order = series.arg_sort().to_numpy()
+    ranks = np.empty(len(series), np.int32)
+    ranks[order] = np.arange(len(series), dtype=np.int32)
+    return np.array(series.gather(order).to_list(), np.str_), ranks
 
 
 def numbers_of(ids: np.ndarray) -> np.ndarray:

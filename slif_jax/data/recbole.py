@@ -18,7 +18,7 @@ from slif_jax.data import findings, tables
 from slif_jax.data.dataset import Modality
 from slif_jax.data.errors import DataError
 from slif_jax.data.mmrec import inter_files, is_atomic
-from slif_jax.data.raw import SPLITS, Interactions, Knowledge, Names, Raw, Selection, Tokens, joined
+from slif_jax.data.raw import SPLITS, Interactions, Knowledge, Names, Raw, Selection, Tokens, joined, ranked
 
 USER, ITEM, RATING, TIME = "user_id:token", "item_id:token", "rating:float", "timestamp:float"
 HEAD, RELATION, TAIL, ENTITY = "head_id:token", "relation_id:token", "tail_id:token", "entity_id:token"
@@ -45,10 +45,10 @@ def read(folder: Path, selection: Selection) -> Raw:
     stem = _stem(folder)
     users, items = Tokens(), Tokens()
     rows = _read_interactions(folder, stem, users, items, selection)
-    user_names, user_ranks = users.ranked()
-    item_names, item_ranks = items.ranked()
+    user_names, user_ranks = ranked(users.texts())
+    item_names, item_ranks = ranked(items.texts())
     rows = rows._replace(users=user_ranks[rows.users], items=item_ranks[rows.items])
-    ranks = {token: int(item_ranks[code]) for token, code in items.codes.items()}
+    ranks = dict(zip(item_names.tolist(), range(len(item_names)), strict=True))
     titles, modalities = _read_items(folder / f"{stem}.item", ranks)
     return Raw(
         name=folder.resolve().name,
@@ -183,20 +183,12 @@ def _read_knowledge(folder: Path, stem: str, ranks: dict[str, int]) -> Knowledge
     entities, relations = Tokens(), Tokens()
     found = tables.read_columns(path, {HEAD: entities, RELATION: relations, TAIL: entities})
     items = _read_links(folder / f"{stem}.link", ranks)
-    others = Tokens()
-    others.codes = {token: code for code, token in enumerate(token for token in entities.codes if token not in items)}
-    other_names, other_ranks = others.ranked()
-    numbers = np.array(
-        [
-            items[token] if token in items else len(ranks) + int(other_ranks[others.codes[token]])
-            for token in entities.codes
-        ],
-        np.int32,
-    )
-    relation_names, relation_ranks = relations.ranked()
+    other_names, _ = ranked([token for token in entities.texts() if token not in items])
+    places = items | dict(zip(other_names.tolist(), range(len(ranks), len(ranks) + len(other_names)), strict=True))
+    numbers = np.array([places[token] for token in entities.texts()], np.int32)
+    relation_names, relation_ranks = ranked(relations.texts())
     triples = np.stack([numbers[found[HEAD]], relation_ranks[found[RELATION]], numbers[found[TAIL]]], axis=1)
-    ids = np.array([*items.values(), *range(len(ranks), len(ranks) + len(other_names))], np.int32)
-    names = Names(ids, np.array([*items.keys(), *other_names.tolist()], np.str_))
+    names = Names(np.array(list(places.values()), np.int32), np.array(list(places), np.str_))
     return Knowledge(triples, names, _all(relation_names))
 
 

@@ -236,7 +236,7 @@ def read_lines(path: Path) -> Iterator[tuple["pl.Series", int]]:
 def _require(path: Path, found: Sequence[str], required: Sequence[str]) -> None:
     for name in required:
         if name not in found:
-            listed = ", ".join(shown(column)[1:-1] for column in found)
+            listed = ", ".join(shown(column)[1:-1] for column in found[:8]) + (", ..." if len(found) > 8 else "")
             raise DataError(f"{path.name}: column '{name}' is missing; found {listed}.")
 
 

@@ -127,8 +127,8 @@ def _write_interactions(
 def _write_graph(dataset: Dataset, folder: Path, say: Say) -> None:
     if not dataset.num_relations:
         return
-    columns = dict(zip(("head", "relation", "tail"), dataset.triples.T, strict=True))
-    _write_table(folder / native.KNOWLEDGE, columns, say)
+    heads, relations, tails = dataset.triples.T
+    _write_table(folder / native.KNOWLEDGE, {"head": heads, "relation": relations, "tail": tails}, say)
     for name, key, size, names in (
         ("entities.tsv", "entity", dataset.num_entities, dataset.entity_names),
         ("relations.tsv", "relation", dataset.num_relations, dataset.relation_names),
