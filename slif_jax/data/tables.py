@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _MAX_ID = 2**31 - 2
-_BLOCK_BYTES = 1 << 23
+_BLOCK_BYTES = 1 << 24
 _SHOWN = 60
 _TALLIES = {
     "windows_line_ends": "{count} lines end in CR LF.",
@@ -272,7 +272,7 @@ def _frames(
 
 
 def _blocks(path: Path, counts: Counter[str], *, skip: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Yields whole lines, about 8 MB at a time, and the number of the first of them; without blank lines at the end.
+    """Yields whole lines, about 16 MB at a time, and the number of the first of them; without blank lines at the end.
 
     Args:
       path: the file.
