@@ -60,8 +60,6 @@ def test_a_finished_study_is_not_run_again_and_makes_a_page(finished: Path):
         (("--study=seeds", "--against=--widht=4"), ("--against", "widht", "width")),
         (("--study=noise", "--levels=10,many"), ("--levels", "many")),
         (("--study=ablation", "--against=--width=4"), ("--against", "ablation")),
-        (("--study=cold_start",), ("cold_items", "above 0")),
-        (("--study=ablation",), ("noside_information",)),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value[0].startswith("--study") else "",
 )
