@@ -31,7 +31,7 @@ def main() -> None:
     )
     print(dataset.summary(), flush=True)
     write(dataset, target, _LAYOUT.value, lambda name: print(f"Wrote {name}.", flush=True))
-    print(f"{target} is ready: split {dataset.split_fingerprint[:16]}, as before.")
+    print(f"{target} is ready: split {dataset.split_fingerprint[:16]}.")
 
 
 if __name__ == "__main__":
