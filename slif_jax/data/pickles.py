@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slif_jax.data.errors import DataError
+from slif_jax.data.tables import shown
 
 _MAX_OPCODES = 10_000
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -111,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
         if found is None and module.split(".")[:2] == ["scipy", "sparse"] and rest in ("matrix", "array"):
             found = _SPARSE.get(kind)
         if found is None:
-            raise pickle.UnpicklingError(f"'{module}.{name}', which is not read")
+            raise pickle.UnpicklingError(f"{shown(f'{module}.{name}')}, which is not read")
         return found
 
     def persistent_load(self, pid: Any) -> Any:
@@ -143,7 +144,8 @@ def read_matrix(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
             raise pickle.UnpicklingError("something that is no sparse matrix (coo, csr or csc)")
         return _entries(matrix)
     except pickle.UnpicklingError as error:
-        raise DataError(f"{path.name}: holds {' '.join(str(error).split())[:120]}.") from None
+        text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:160])
+        raise DataError(f"{path.name}: holds {text}.") from None
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror}).") from None
     except Exception:  # a damaged pickle may fail with nearly anything
