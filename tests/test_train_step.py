@@ -119,7 +119,9 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
         return real_rebuild(item_vectors, num_neighbors=num_neighbors, recall_target=recall_target)
 
     monkeypatch.setattr(train_step, "loss_fn", counted_loss)
-    monkeypatch.setattr(correlation, "rebuild", jax.jit(counted_rebuild, static_argnames=("num_neighbors", "recall_target")))
+    monkeypatch.setattr(
+        correlation, "rebuild", jax.jit(counted_rebuild, static_argnames=("num_neighbors", "recall_target"))
+    )
     model, graphs, state, data = set_up(dataset, TINY)
     run = train_step.make_run_epoch(model, make_optimizer(TINY))
     encode = jax.jit(model.encode)
