@@ -296,13 +296,22 @@ def _blocks(path: Path, counts: Counter[str], *, skip: int = 0) -> Iterator[tupl
                 rest += chunk
                 block = rest[: rest.rfind(b"\n") + 1].rstrip()
                 if block:
-                    yield block, number
+                    yield _checked(path, block, number), number
                     number += block.count(b"\n") + 1
                     rest = rest[rest.index(b"\n", len(block)) + 1 :]
             if rest.strip():
-                yield rest.rstrip(), number
+                yield _checked(path, rest.rstrip(), number), number
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror}).") from None
+
+
+def _checked(path: Path, block: bytes, first: int) -> bytes:
+    """Refuses NUL, which text files do not have and NumPy's texts cannot end in."""
+    at = block.find(b"\x00")
+    if at >= 0:
+        line = first + block[:at].count(b"\n")
+        raise DataError(f"{path.name}, line {line}: holds a NUL character; the file is damaged.")
+    return block
 
 
 def _unreadable(path: Path, block: bytes, first: int, width: int | None, reason: str = "") -> str:
