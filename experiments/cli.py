@@ -31,7 +31,8 @@ def define_config_flags(
     for field in dataclasses.fields(Config):
         if names is not None and field.name not in names:
             continue
-        value, text = field.default, field.metadata["help"]
+        value: Any = field.default
+        text = field.metadata["help"]
         if defaults is not None:
             value = getattr(defaults, field.name)
         choices = field.metadata.get("choices")

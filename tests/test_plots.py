@@ -1,6 +1,7 @@
 """Pictures of a run: which are drawn, and that they are pictures."""
 
 import matplotlib
+import numpy as np
 import pytest
 
 from slif_jax.plots import plot_run, run_figures
@@ -20,7 +21,10 @@ def row(epoch, *, valid=True, kept=None, **parts):
 def drawn(rows, metric="recall@20"):
     """The lines of each picture by its name: label, x and y."""
     return {
-        name: {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines}
+        name: {
+            line.get_label(): (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+            for line in figure.axes[0].lines
+        }
         for name, figure in run_figures(rows, metric=metric, best_epoch=2).items()
     }
 
