@@ -1,11 +1,12 @@
 # make train   makes .venv, installs, fetches MovieLens-100K, trains, evaluates, recommends
 # make test    the same environment; linters, types, the wheel, all tests
+# make fuzz    5,000 damaged data sets for each reader
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL_HELP := "Installing failed: pip could not get or build what is named above. Check the network and the package index (pip config list), then run make again."
 
-.PHONY: train test lint types bench clean
+.PHONY: train test lint types fuzz bench clean
 
 train: $(VENV)/.installed
 	$(PY) -m experiments.train --flagfile=experiments/presets/ml-100k.flags
@@ -20,6 +21,9 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(PY) -m pyright --pythonpath $(PY)
+
+fuzz: $(VENV)/.installed-test
+	$(PY) -m pytest -m fuzz -n auto
 
 bench: $(VENV)/.installed
 	$(PY) -m experiments.bench --output=bench.json

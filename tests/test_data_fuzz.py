@@ -64,7 +64,7 @@ def test_damaged_files(name, tmp_path):
     assert 20 <= read <= 190  # both outcomes are met
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_damaged_files(name, tmp_path):
     assert fuzz(name, tmp_path / "shop", range(1000, 6000)) >= 500
