@@ -1,6 +1,7 @@
 """What the programs share: flags made from `Config`, and one clear line where something is wrong."""
 
 import dataclasses
+import os
 import shlex
 import sys
 import warnings
@@ -159,8 +160,11 @@ def run(main: Callable[[], int | None]) -> None:
                 raise
             return complain(str(error))
         except KeyboardInterrupt:
-            print("Stopped. The same command goes on after the last checkpoint.", file=sys.stderr)
-            return 130
+            print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
+            sys.stdout.flush()
+            os._exit(
+                130
+            )  # at once: threads of JAX may still be at work, and taking the process apart under them crashes
 
     app.run(guarded, flags_parser=_parse)
 

@@ -141,6 +141,10 @@ def _listed_items(dataset: Dataset) -> np.ndarray:
     return np.array([index[line.strip()] for line in lines if line.strip()], np.int64)
 
 
+def _digits(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
+
+
 def _table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table, and below it what they were measured on."""
     known = list(results[0]["test"])
@@ -149,7 +153,7 @@ def _table(results: list[dict[str, Any]]) -> str:
             raise ValueError(f"--metrics: '{name}' was not measured; there are {', '.join(known)}.")
     heads = ["protocol", "users", *_METRICS.value]
     rows = [
-        [r["protocol"], f"{r['test_users']:,}", *(f"{r['test'][name]:.4f}" for name in _METRICS.value)] for r in results
+        [r["protocol"], f"{r['test_users']:,}", *(_digits(r["test"][name]) for name in _METRICS.value)] for r in results
     ]
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
 

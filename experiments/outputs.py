@@ -1,5 +1,6 @@
 """What the programs that write lists share: ids from a file or a flag, and a place to write to."""
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +17,8 @@ def target(value: str) -> Path:
     output = Path(value).expanduser()
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
+    if not os.access(output.parent, os.W_OK):
+        raise PermissionError(f"{output.parent} cannot be written to. Name another --output.")
     if output.is_dir():
         raise IsADirectoryError(f"{output} is a folder. Name a file with --output.")
     return output
@@ -48,7 +51,7 @@ def read_names(file_flag: str, one_flag: str | None = None) -> Names | None:
     except UnicodeDecodeError:
         raise ValueError(f"{source} is not UTF-8 text with one id per line.") from None
     except OSError as error:
-        raise ValueError(f"{source} cannot be read: {error.strerror}.") from None
+        raise ValueError(f"{source} must be a text file with one id per line: {error.strerror}.") from None
     if not any(line.strip() for line in lines):
         raise ValueError(f"{source} names no id: write one per line.")
     return Names(source, lines)

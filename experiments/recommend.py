@@ -47,7 +47,7 @@ def main() -> None:
             f"in {time.perf_counter() - start:.1f} s; peak memory {peak_memory_bytes() / 2**20:,.0f} MiB."
         )
         if count < len(users) * _TOP.value:
-            print(f"Some lists are shorter than {_TOP.value}: those users have fewer unseen items.")
+            print(f"Some lists are shorter than {_TOP.value}: there are no more unseen items for those users.")
         if _SAMPLE.value:
             sys.stdout.flush()
             first = users[: _SAMPLE.value]

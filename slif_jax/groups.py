@@ -125,12 +125,12 @@ def test_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
 
     Returns:
       `test` (means as the protocol counts and rounds them), `test_interval`, `test_users` (how many the means are
-      over), `test_without_history` and `test_groups`.
+      over), `test_without_history` and `test_groups`. Without users the means are None.
     """
     counted = evaluation.counted
     without = int((~evaluation.has_history).sum())
     return {
-        "test": evaluation.means(),
+        "test": evaluation.means() if counted.any() else dict.fromkeys(evaluation.names),
         "test_interval": intervals(evaluation.values[counted], evaluation.names),
         "test_users": int(counted.sum()),
         "test_without_history": {"users": without, **evaluation.cold_user_means()},

@@ -126,7 +126,7 @@ def top_n(
       encoded: from `load_trained` or `model.encode`.
       dataset: its data.
       users: `[m]` distinct, ascending user indices.
-      n: items per user.
+      n: items per user; there are never more columns than items to choose from.
       seen: `[s, 2]` user, item pairs to leave out; None leaves out the interactions of every split.
       candidates: `[c]` distinct, ascending items to choose from; None chooses from all.
       block: users at a time.
@@ -146,6 +146,7 @@ def top_n(
         seen = np.stack([seen[:, 0], place[seen[:, 1]]], axis=1)
         seen, vectors = seen[seen[:, 1] >= 0], vectors[candidates]
     indptr, items = csr_rows(seen, users, dataset.num_users)
+    n = min(n, vectors.shape[0])
     block = min(block, max(len(users), 1))
     for start in range(0, len(users), block):
         # Every block has the same shapes, the last one with empty rows at its end: compiled once.

@@ -45,7 +45,7 @@ def by_vectors(
     Yields:
       `Neighbors` with positive cosines; a zero vector is near to nothing.
     """
-    unit = _unit(vectors)
+    unit, n = _unit(vectors), min(n, vectors.shape[0])
     block = min(block, max(len(items), 1))
     for start in range(0, len(items), block):
         rows = items[np.arange(start, start + block).clip(max=len(items) - 1)]  # equal shapes: compiled once

@@ -226,13 +226,17 @@ def describe_result(result: dict[str, Any]) -> str:
     """Lines for people: what was reached, on what, by which rules, in which time."""
     seconds = result["seconds"]
     scores = ", ".join(
-        f"{name} {value:.4f}" for name, value in result["test"].items() if name.startswith(("recall", "ndcg"))
+        f"{name} {value:.4f}"
+        for name, value in result["test"].items()
+        if name.startswith(("recall", "ndcg")) and value is not None
     )
     if result["selected_on"] == "test":
         chosen = f"selected on test, as protocol {result['rules']['name']} does: its numbers are optimistic"
     else:
         chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
     test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
+    if result["test"] and not scores:
+        test = "Test: no user of the protocol has an item in it, so nothing was measured."
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
         f"{test}\n"

@@ -129,6 +129,7 @@ class Workdir:
         for folder in (self.checkpoints, self.plots, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         names = ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt", "test_users.npz")
+        names += ("recommendations.tsv", "report.html")  # of the model that goes
         for path in (*(self.path / name for name in names), *self.path.glob("evaluation-*.json")):
             path.unlink(missing_ok=True)
 

@@ -56,7 +56,7 @@ def slow(encoded, seen, user, n):
     scores = np.asarray(encoded.final.items) @ np.asarray(encoded.final.users)[user]
     unseen = set(range(NUM_ITEMS)) - {item for u, item in seen.tolist() if u == user}
     ranked = sorted(unseen, key=lambda item: (-scores[item], item))[:n]
-    missing = n - len(ranked)
+    missing = min(n, NUM_ITEMS) - len(ranked)
     return ranked + [-1] * missing, [scores[item] for item in ranked] + [-np.inf] * missing
 
 

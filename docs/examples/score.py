@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from jax import export
 
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
 folder, wanted = Path(sys.argv[1]), sys.argv[2:]
 scorer = export.deserialize(bytearray((folder / "scorer.bin").read_bytes()))
 with np.load(folder / "embeddings.npz") as arrays:
@@ -13,6 +15,8 @@ with np.load(folder / "embeddings.npz") as arrays:
     bounds, seen_items = arrays["seen_indptr"], arrays["seen_items"]
     titles = arrays["titles"] if "titles" in arrays else np.full(len(items), "")
 
+if unknown := [name for name in wanted if name not in user_ids]:
+    sys.exit(f"No user '{unknown[0]}' in {folder}.")
 index = np.array([np.flatnonzero(user_ids == name)[0] for name in wanted], np.int32)
 rows = [seen_items[bounds[user] : bounds[user + 1]] for user in index]
 seen = np.full((len(rows), max(1, *map(len, rows))), len(items), np.int32)

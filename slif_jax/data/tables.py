@@ -155,11 +155,15 @@ def header(path: Path) -> list[str]:
             line = file.readline(_BLOCK_BYTES)
         if not line.strip():
             raise DataError(f"{path.name}: the file is empty; its first line must name the columns.")
-        return line.decode("utf-8-sig").rstrip("\r\n").split("\t")
+        names = line.decode("utf-8-sig").rstrip("\r\n").split("\t")
     except UnicodeDecodeError:
         raise DataError(f"{path.name}, line 1: not UTF-8 text.") from None
     except OSError as error:
         raise DataError(f"{path.name}: cannot be read ({error.strerror}).") from None
+    twice = next((name for name, count in Counter(name.strip() for name in names).items() if count > 1), None)
+    if twice:
+        raise DataError(f"{path.name}, line 1: the column {shown(twice)} is there twice; rename or remove one.")
+    return names
 
 
 def read_columns(

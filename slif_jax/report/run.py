@@ -51,10 +51,14 @@ def run_report(folder: Workdir, result: dict[str, Any], *, data_dir: str | None,
 
 
 def _result(result: dict[str, Any], config: Config) -> Html:
-    if not result["test"]:
-        tile = _tile(f"{config.select_on} on validation", result["valid"][config.select_on], None)
+    if not any(value is not None for value in result["test"].values()):
+        valid = result["valid"].get(config.select_on)
+        tile = "" if valid is None else _tile(f"{config.select_on} on validation", valid, None)
         return join(
-            [tag("p", "Test was not evaluated: this run was one of a search."), tag("dl", tile, class_="tiles")]
+            [
+                tag("p", "Test was not evaluated: this run was one of a search, or no user has an item in test."),
+                tag("dl", tile, class_="tiles"),
+            ]
         )
     cut = config.select_on.split("@")[1]
     names = dict.fromkeys((*default_metrics(config), f"hit@{cut}", f"mrr@{cut}"))

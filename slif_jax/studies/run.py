@@ -69,6 +69,10 @@ def run_study(
                 checkpoint_every=checkpoint_every,
             )
             jax.clear_caches()  # a study would otherwise keep the programs of all its runs
+            if not result["test_users"]:
+                raise ValueError(
+                    f"{result['dataset']} has no user with an item in test; a study compares test results."
+                )
             results[arm.label, seed] = result
             scores = ", ".join(f"{metric} {result['test'][metric]:.4f}" for metric in plan.metrics)
             reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
