@@ -200,6 +200,8 @@ class SlifMr(nn.Module):
         base, sides = views
         if not sides:
             return base, jnp.zeros((base.shape[0], 0))
+        # By name: a dictionary that went through jax.tree.map comes back sorted.
+        sides = {name: sides[name] for name in (*self.modalities, *(("knowledge",) if self.knowledge else ()))}
         weights = self._view_weights(sides)
         common = sum(w[:, None] * x for w, x in zip(weights, sides.values(), strict=True))
         remainders = [nn.sigmoid(self.gates[name](base)) * (x - common) for name, x in sides.items()]

@@ -69,7 +69,7 @@ def run_study(
                 checkpoint_every=checkpoint_every,
             )
             jax.clear_caches()  # a study would otherwise keep the programs of all its runs
-            if not result["test_users"]:
+            if None in result["test"].values():
                 raise ValueError(
                     f"{result['dataset']} has no user with an item in test; a study compares test results."
                 )
