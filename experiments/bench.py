@@ -6,7 +6,6 @@ python -m experiments.bench --output=bench.json --cases=elec --ops=rebuild,evalu
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +21,8 @@ from rich.table import Table
 from experiments import bench_training as training
 from experiments import cli
 from experiments.bench_ops import CASES, GRAPH_OPS, Call, Case, Work, looped_call, make_graph, topk
-from slif_jax import data
 from slif_jax.kernels import dispatch
-from slif_jax.workdir import peak_memory_bytes
+from slif_jax.workdir import peak_memory_bytes, replace_text
 
 OPS = {
     **GRAPH_OPS,
@@ -169,7 +167,7 @@ def _sized(case: Case) -> Case:
     """The case, or the sizes of --dataset."""
     if _DATASET.value is None:
         return case
-    return case._replace(data=_DATASET.value, num_items=data.load(_DATASET.value).num_items)
+    return case._replace(data=_DATASET.value, num_items=training.load_once(_DATASET.value).num_items)
 
 
 def main() -> None:
@@ -192,9 +190,7 @@ def main() -> None:
             graph, graph_case = make_graph(CASES[case]), case
         sized = CASES[case] if op in GRAPH_OPS else _sized(CASES[case])
         rows += measure(op, case, OPS[op](graph, sized), limits)
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json.dumps({"limits": limits, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, output)
+        replace_text(output, json.dumps({"limits": limits, "rows": rows}, indent=1) + "\n")
     print_rows(rows)
     print(f"Peak memory of the process: {peak_memory_bytes() / 2**30:.2f} GiB.")
     plot_rows(rows, output.with_suffix(".png"))

@@ -27,7 +27,8 @@ MOST_ITEMS_DENSE = 10_000
 
 
 @functools.lru_cache(maxsize=1)
-def _dataset(spec: str) -> Dataset:
+def load_once(spec: str) -> Dataset:
+    """The data set, kept until another one is asked for."""
     return data.load(spec)
 
 
@@ -46,7 +47,7 @@ def rebuild(graph: Any, case: Case) -> Work:
 def epoch(graph: Any, case: Case) -> Work:
     """The rebuild and every step of an epoch, at the default settings (batch 2048, width 64, two layers)."""
     del graph
-    dataset = _dataset(case.data)
+    dataset = load_once(case.data)
     config = Config(dataset=case.data)
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
     examples, scale = first_steps(training_data(dataset), config)
@@ -87,7 +88,7 @@ def first_steps(examples: TrainingData, config: Config) -> tuple[TrainingData, f
 def evaluate(graph: Any, case: Case) -> Work:
     """All items ranked for every user with test items, and every metric."""
     del graph
-    dataset = _dataset(case.data)
+    dataset = load_once(case.data)
     config = dataclasses.replace(Config(dataset=case.data), topk=(10, 20))
     task = ranking_task(dataset, "test", config)
     vectors = Vectors(random_table(dataset.num_users, 6), random_table(dataset.num_items, 7))

@@ -7,7 +7,6 @@ Takes the flags of training, so that what is checked is what would be trained. E
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from experiments import cli
 from slif_jax import memory
 from slif_jax.data import audit, findings
 from slif_jax.prepare import load_dataset
+from slif_jax.workdir import replace_text
 
 _JSON = flags.DEFINE_string("json", None, "File for the report as JSON.")
 
@@ -45,10 +45,7 @@ def main() -> int:
     }
     print(_text(report))
     if _JSON.value is not None:
-        path = Path(_JSON.value)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        replace_text(Path(_JSON.value), json.dumps(report, indent=2) + "\n")
     return int(any(level == "warning" for level, *_ in found))
 
 

@@ -7,7 +7,6 @@ python -m experiments.evaluate --workdir=runs/ml-100k --protocol=kgat --rules=ma
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from slif_jax.model import Vectors
 from slif_jax.prepare import load_dataset
 from slif_jax.protocols import PROTOCOLS, SELECTION_RULES, Protocol, with_rules
 from slif_jax.recommend import load_trained
-from slif_jax.workdir import Workdir, WorkdirError
+from slif_jax.workdir import Workdir, WorkdirError, replace_text
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a finished run; it gets evaluation-NAME.json for each preset."
@@ -61,10 +60,7 @@ def main() -> None:
             vectors = BASELINES[baseline](dataset)
             results = [_measure(vectors, dataset, config, protocol, about) for protocol in protocols]
     if _OUTPUT.value is not None:
-        output = Path(_OUTPUT.value)
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, output)
+        replace_text(Path(_OUTPUT.value), json.dumps(results, indent=2) + "\n")
     print(_table(results))
 
 

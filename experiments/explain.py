@@ -5,7 +5,6 @@ python -m experiments.explain --workdir=runs/ml-100k --user=1 --item=50 --output
 """
 
 import json
-import os
 
 import numpy as np
 from absl import flags
@@ -15,6 +14,7 @@ from slif_jax import lists, ops
 from slif_jax.explain import explain, gather_evidence
 from slif_jax.explain_text import as_record, as_text
 from slif_jax.recommend import load_trained, top_n
+from slif_jax.workdir import replace_text
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.", required=True)
 _USER = flags.DEFINE_string("user", None, "Original id of a user.")
@@ -63,9 +63,7 @@ def main() -> None:
     if output is None:
         print(text, end="")
         return
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output)
+    replace_text(output, text)
     print(f"Wrote {len(found):,} explanations for {len(np.unique(users)):,} users to {output}.")
 
 

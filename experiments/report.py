@@ -4,7 +4,6 @@ python -m experiments.report --workdir=runs/ml-100k
 python -m experiments.report --workdir=runs/ablation --output=ablation.html
 """
 
-import os
 from pathlib import Path
 
 from absl import flags
@@ -12,6 +11,7 @@ from absl import flags
 from experiments import cli, outputs
 from slif_jax import ops
 from slif_jax.report import report
+from slif_jax.workdir import replace_text
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run or study.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The page; default: WORKDIR/report.html.")
@@ -27,9 +27,7 @@ def main() -> None:
     output = workdir / "report.html" if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
     with ops.default_implementation(flags.FLAGS.implementation):
         text = report(workdir, data_dir=flags.FLAGS.data_dir, num_users=_NUM_USERS.value)
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output)
+    replace_text(output, text)
     print(f"Wrote {output} ({len(text.encode()) / 2**10:.0f} KiB). Open it in a browser.")
 
 

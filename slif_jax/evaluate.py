@@ -120,6 +120,23 @@ def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.n
     return indptr, items[order].astype(np.int32)
 
 
+def among_candidates(pairs: np.ndarray, candidates: np.ndarray, num_items: int) -> np.ndarray:
+    """Pairs with the item's place among the candidates; pairs of other items are left out.
+
+    Args:
+      pairs: `[n, 2]` user, item.
+      candidates: `[c]` distinct items.
+      num_items: I.
+
+    Returns:
+      `[m, 2]` user, place.
+    """
+    place = np.full(num_items, -1, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    pairs = np.stack([pairs[:, 0], place[pairs[:, 1]]], axis=1)
+    return pairs[pairs[:, 1] >= 0]
+
+
 def ranking_task(
     dataset: Dataset,
     split: str,
@@ -164,10 +181,7 @@ def ranking_task(
     cold_rows = relevant_pairs[is_cold[relevant_pairs[:, 1]], 0]
     order = _candidate_order(dataset, protocol, is_cold, candidates)
     if order is not None:
-        position = np.full(dataset.num_items, -1, np.int64)
-        position[order] = np.arange(len(order))
-        seen_pairs = np.stack([seen_pairs[:, 0], position[seen_pairs[:, 1]]], axis=1)
-        seen_pairs = seen_pairs[seen_pairs[:, 1] >= 0]
+        seen_pairs = among_candidates(seen_pairs, order, dataset.num_items)
 
     seen_indptr, seen = csr_rows(seen_pairs, users, dataset.num_users)
     relevant_indptr, relevant = csr_rows(relevant_pairs, users, dataset.num_users)

@@ -118,8 +118,7 @@ def gather_evidence(trained: TrainedModel) -> Evidence:
     if not trained.config.uses_correlation():
         weights = np.zeros_like(weights)
     users = np.arange(dataset.num_users)
-    # Columns of the weights; the keys of `sides` come out of jit sorted.
-    sides = (*trained.model.modalities, *(("knowledge",) if trained.model.knowledge else ()))
+    sides = trained.model.side_names  # the keys of `Views.sides` come out of jit sorted
     contributions = jax.jit(trained.model.contributions)(trained.params, encoded.items)
     return Evidence(
         dataset=dataset,

@@ -105,8 +105,12 @@ class SlifMr(nn.Module):
         if self.modalities or self.knowledge:
             self.fusion_hidden = _dense(width, "fusion_hidden")
             self.fusion_vector = self.param("fusion_vector", table, (1, width))
-            names = (*self.modalities, *(("knowledge",) if self.knowledge else ()))
-            self.gates = {name: _dense(width, f"gate_{name}") for name in names}
+            self.gates = {name: _dense(width, f"gate_{name}") for name in self.side_names}
+
+    @property
+    def side_names(self) -> tuple[str, ...]:
+        """The views beside the collaborative one, in the order of the columns of the fusion's weights."""
+        return (*self.modalities, *(("knowledge",) if self.knowledge else ()))
 
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
         users, items = self._views(graphs, correlation)
@@ -201,7 +205,7 @@ class SlifMr(nn.Module):
         if not sides:
             return base, jnp.zeros((base.shape[0], 0))
         # By name: a dictionary that went through jax.tree.map comes back sorted.
-        sides = {name: sides[name] for name in (*self.modalities, *(("knowledge",) if self.knowledge else ()))}
+        sides = {name: sides[name] for name in self.side_names}
         weights = self._view_weights(sides)
         common = sum(w[:, None] * x for w, x in zip(weights, sides.values(), strict=True))
         remainders = [nn.sigmoid(self.gates[name](base)) * (x - common) for name, x in sides.items()]

@@ -14,7 +14,7 @@ from slif_jax import ops
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.evaluate import csr_rows
+from slif_jax.evaluate import among_candidates, csr_rows
 from slif_jax.graphs import Graphs, build_graphs
 from slif_jax.lists import Columns
 from slif_jax.model import Encoded, Params, SlifMr, make_model
@@ -141,10 +141,7 @@ def top_n(
     seen, vectors = known_items(dataset) if seen is None else seen, encoded.final.items
     if candidates is not None:
         candidates = _ascending("candidates", candidates, dataset.num_items)
-        place = np.full(dataset.num_items, -1, np.int64)
-        place[candidates] = np.arange(len(candidates))
-        seen = np.stack([seen[:, 0], place[seen[:, 1]]], axis=1)
-        seen, vectors = seen[seen[:, 1] >= 0], vectors[candidates]
+        seen, vectors = among_candidates(seen, candidates, dataset.num_items), vectors[candidates]
     indptr, items = csr_rows(seen, users, dataset.num_users)
     n = min(n, vectors.shape[0])
     block = min(block, max(len(users), 1))

@@ -151,10 +151,7 @@ class Workdir:
 
     def write_text(self, name: str, text: str) -> None:
         """As `write_json`."""
-        path = self.path / name
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text)
-        os.replace(partial, path)
+        replace_text(self.path / name, text)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
@@ -176,6 +173,13 @@ class Workdir:
         """Drops the epochs after `epochs` from `metrics.jsonl`: they are run again."""
         rows = [row for row in self.read_metrics() if row["epoch"] <= epochs]
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file at once: a reader sees the old text or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def config_differences(stored: Config, config: Config) -> list[str]:
