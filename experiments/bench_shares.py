@@ -61,7 +61,9 @@ def main() -> None:
         encode = jax.jit(model.encode)
         clock: list[float] = []
         for _ in range(2):  # the first run is not counted
-            state = jax.block_until_ready(feed_back(state, encode(state.params, graphs, state.correlation), config))
+            state = jax.block_until_ready(
+                feed_back(state, encode(state.serving_params, graphs, state.correlation), config)
+            )
             clock = [time.perf_counter()]
             state = jax.block_until_ready(close_the_loop(state, config)[0])
             clock.append(time.perf_counter())

@@ -130,12 +130,19 @@ class Config:
 
     # Losses
     loss: str = _setting(
-        "bpr",
-        "'bpr', or 'softmax' over the sampled negatives and the positives of the batch.",
-        choices=("bpr", "softmax"),
+        "softmax",
+        "'softmax' over negatives that the batch shares, by cosine; 'bpr' over the inner product with each one's own.",
+        choices=("softmax", "bpr"),
     )
-    num_negatives: int = _setting(1, "Negatives per positive, never a training item of that user.", minimum=1)
-    softmax_temperature: float = _setting(0.2, "Temperature of the softmax loss (cosine scores).", minimum=1e-3)
+    softmax_negatives: int = _setting(1024, "softmax: negatives per step, shared by the batch.", minimum=1)
+    softmax_temperature: float = _setting(0.2, "softmax: what the cosines are divided by.", minimum=1e-3)
+    num_negatives: int = _setting(1, "bpr: negatives per positive, never a training item of that user.", minimum=1)
+    dropout: float = _setting(
+        0.0,
+        "Share of the entries of a user's final vector that training leaves out, in [0, 1).",
+        minimum=0.0,
+        below=1.0,
+    )
     consistency_weight: float = _setting(0.01, "Weight lambda_c.", minimum=0.0)
     consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", minimum=1e-3)
     consistency_batch: int = _setting(256, "Rows of a batch that take part in the contrast.", minimum=2)
@@ -146,6 +153,13 @@ class Config:
     # Training
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
     batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
+    parameter_momentum: float = _setting(
+        0.9,
+        "Share of the older parameters that their moving average keeps per epoch, in [0, 1); what is evaluated, fed "
+        "back and served is the average. 0: the parameters themselves.",
+        minimum=0.0,
+        below=1.0,
+    )
     learning_rate: float = _setting(4e-3, "Adam's step size.", above=0.0)
     patience: int = _setting(
         0, "Evaluations without a new best before training stops; 0: as --protocol says (strict: 30).", minimum=0

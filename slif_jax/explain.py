@@ -120,11 +120,12 @@ def gather_evidence(trained: TrainedModel) -> Evidence:
     users = np.arange(dataset.num_users)
     sides = trained.model.side_names  # the keys of `Views.sides` come out of jit sorted
     contributions = jax.jit(trained.model.contributions)(trained.params, encoded.items)
+    scale = np.asarray(encoded.item_scale)[:, None]
     return Evidence(
         dataset=dataset,
         users=np.asarray(encoded.final.users),
         items=np.asarray(encoded.final.items),
-        contributions={name: np.asarray(contributions[name]) for name in ("collaborative", *sides)},
+        contributions={name: np.asarray(contributions[name]) * scale for name in ("collaborative", *sides)},
         user_weights=dict(zip(sides, np.asarray(encoded.user_weights).T, strict=True)),
         item_weights=dict(zip(sides, np.asarray(encoded.item_weights).T, strict=True)),
         neighbors=neighbors,

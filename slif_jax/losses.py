@@ -41,18 +41,18 @@ def bpr_loss(positive_scores: Float[Array, " b"], negative_scores: Float[Array, 
 def sampled_softmax_loss(
     users: Float[Array, "b d"],
     positives: Float[Array, "b d"],
-    negatives: Float[Array, "b n d"],
+    negatives: Float[Array, "n d"],
     *,
-    same_item: Bool[Array, "b b"],
+    excluded: Bool[Array, "b n"],
     temperature: float,
 ) -> Float[Array, " b"]:
-    """Cross-entropy of the positive among its own negatives and the positives of the batch, by cosine.
+    """Cross-entropy of each positive among negatives that all examples share, by cosine.
 
     Args:
       users: `[B, D]` user vectors.
       positives: `[B, D]` item vectors.
-      negatives: `[B, N, D]` sampled negatives.
-      same_item: `[B, B]`, true where column j must not count as a negative of row i (same item, or a padded example).
+      negatives: `[N, D]` vectors of sampled items.
+      excluded: `[B, N]`, true where item n must not count as a negative of example b, such as its own positive.
       temperature: divides the cosines.
 
     Returns:
@@ -62,9 +62,8 @@ def sampled_softmax_loss(
     """
     users, positives, negatives = normalise_rows(users), normalise_rows(positives), normalise_rows(negatives)
     own = jnp.sum(users * positives, axis=1) / temperature
-    within = jnp.where(same_item, -jnp.inf, users @ positives.T / temperature)
-    sampled = jnp.sum(users[:, None, :] * negatives, axis=2) / temperature
-    return jax.nn.logsumexp(jnp.concatenate([own[:, None], within, sampled], axis=1), axis=1) - own
+    others = jnp.where(excluded, -jnp.inf, users @ negatives.T / temperature)
+    return jax.nn.logsumexp(jnp.concatenate([own[:, None], others], axis=1), axis=1) - own
 
 
 def info_nce_loss(

@@ -48,6 +48,8 @@ class Encoded(NamedTuple):
     user_weights: Float[Array, "users views"]
     """Attention of each user over the views: columns for the modalities, then 'knowledge'. (jit sorts `sides`.)"""
     item_weights: Float[Array, "items views"]
+    item_scale: Float[Array, " items"]
+    """What the fused vector of each item is multiplied by to give the final one."""
 
 
 class _Linear(NamedTuple):
@@ -114,12 +116,20 @@ class SlifMr(nn.Module):
 
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
         users, items = self._views(graphs, correlation)
-        if graphs.cold is not None:  # after training's part: no batch holds a cold item
-            rows, length = graphs.cold.items, self.config.cold_item_length
-            items = jax.tree.map(lambda x: x.at[rows].multiply(length), items)
         final_users, user_weights = self._fuse(users)
-        final_items, item_weights = self._fuse(items)
-        return Encoded(Vectors(final_users, final_items), users, items, user_weights, item_weights)
+        fused, item_weights = self._fuse(items)
+        scale = self._item_scale(fused, graphs)
+        return Encoded(Vectors(final_users, fused * scale[:, None]), users, items, user_weights, item_weights, scale)
+
+    def _item_scale(self, fused: Array, graphs: Graphs) -> Array:
+        """Unit length for a loss by cosine; no batch holds a cold item, so training knows nothing of their factor."""
+        scale = jnp.ones(fused.shape[0])
+        if self.config.loss == "softmax":
+            squares = jnp.sum(fused * fused, axis=1)
+            scale = jnp.where(squares > 0, jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+        if graphs.cold is not None:
+            scale = scale.at[graphs.cold.items].multiply(self.config.cold_item_length)
+        return scale
 
     def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
         embedding = inherit(self.item_embedding, graphs.cold)
@@ -303,8 +313,8 @@ class SlifMr(nn.Module):
           views: n rows, users or items.
 
         Returns:
-          By view, 'collaborative' first, `[n, D]`. Their sum is the final vector, so that the inner products of a
-          user's vector with an item's contributions sum to the score.
+          By view, 'collaborative' first, `[n, D]`. Their sum is the fused vector: times `Encoded.item_scale`, the
+          inner products of a user's vector with an item's contributions sum to the score.
         """
         return self.apply({"params": params}, views, method="_contributions")  # pyright: ignore[reportReturnType]
 

@@ -28,11 +28,13 @@ class Interactions(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's examples. b is the batch size, n the number of negatives."""
+    """One step's examples. b is the batch size, n the number of negatives; m is b, or 1 where the batch shares them."""
 
     users: Int[Array, " b"]
     positives: Int[Array, " b"]
-    negatives: Int[Array, "b n"]
+    negatives: Int[Array, "m n"]
+    rng: PRNGKeyArray
+    """For what else is random in the loss of these examples."""
     weight: Float[Array, " b"]
     """0 for padding and for users without a possible negative, else 1."""
 
@@ -118,7 +120,9 @@ def sample_negatives(
 
 
 @jax.named_scope("sampling")
-def sample_batch(rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"], *, num_negatives: int) -> Batch:
+def sample_batch(
+    rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"], *, num_negatives: int, shared: bool = False
+) -> Batch:
     """The examples at `index` with fresh negatives.
 
     Args:
@@ -126,15 +130,21 @@ def sample_batch(rng: PRNGKeyArray, data: Interactions, index: Int[Array, " b"],
       data: training interactions.
       index: `[B]` positions in the training interactions, -1 for padding.
       num_negatives: N. Static.
+      shared: False draws N for each example, none of them a training item of its user; True draws the same N warm items
+        for all, uniformly, whoever has them. Static.
 
     Returns:
       A `Batch` of B examples.
     """
+    rng, loss_rng = jax.random.split(rng)
     real = index >= 0
     safe = jnp.maximum(index, 0)
     users, positives = data.users[safe], data.items[safe]
+    if shared:
+        drawn = jax.random.randint(rng, (1, num_negatives), 0, data.pool.shape[0], dtype=jnp.int32)
+        return Batch(users, positives, data.pool[drawn], loss_rng, real.astype(jnp.float32))
     negatives, possible = sample_negatives(rng, data, users, num_negatives=num_negatives)
-    return Batch(users, positives, negatives, (real & possible).astype(jnp.float32))
+    return Batch(users, positives, negatives, loss_rng, (real & possible).astype(jnp.float32))
 
 
 @jax.named_scope("sampling")

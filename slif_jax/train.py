@@ -99,7 +99,7 @@ def train_and_evaluate(
             seconds[phase] = seconds.get(phase, 0.0) + value
 
         with seconds.measure("compile"):
-            encode = jax.jit(model.encode).lower(state.params, graphs, state.correlation).compile()
+            encode = jax.jit(model.encode).lower(state.serving_params, graphs, state.correlation).compile()
             run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
 
         with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
@@ -120,7 +120,7 @@ def train_and_evaluate(
                 losses = {name: float(value) for name, value in parts.items()}
                 _check_finite(losses, status.epoch + 1, folder)
                 with seconds.measure("evaluate"):
-                    encoded = encode(state.params, graphs, state.correlation)
+                    encoded = encode(state.serving_params, graphs, state.correlation)
                     state = feed_back(state, encoded, config)
                     scores = {}
                     if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
@@ -138,7 +138,7 @@ def train_and_evaluate(
             elif status.best_epoch != status.epoch:
                 state, _ = checkpoints.restore(state, status.best_epoch)
             with seconds.measure("evaluate"):
-                encoded = encode(state.params, graphs, state.correlation)
+                encoded = encode(state.serving_params, graphs, state.correlation)
                 test = evaluate_vectors(encoded.final, tasks["test"]) if evaluate_test else None
             if test is not None:
                 save_users(folder.path / "test_users.npz", test, dataset, config)

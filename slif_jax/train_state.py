@@ -25,12 +25,19 @@ class TrainState(flax.struct.PyTreeNode):
     """int32 scalar, epochs finished."""
     params: Any
     opt_state: Any
+    average: Any
+    """Moving average of `params` over the epochs; None with `parameter_momentum` 0."""
     rng: Any
     """A new-style key."""
     correlation: Any
     """`jraph.GraphsTuple`: S of the epoch that was last run."""
     item_vectors: Any
     """`[I, D]` float32: Z, what the next rebuild is fed with."""
+
+    @property
+    def serving_params(self) -> Any:
+        """What items and users are encoded with outside of a step: the average, or the parameters themselves."""
+        return self.params if self.average is None else self.average
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -60,6 +67,7 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainStat
         epoch=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=make_optimizer(config).init(params),
+        average=jax.tree.map(jnp.copy, params) if config.parameter_momentum else None,
         rng=rng,
         correlation=correlation,
         item_vectors=jnp.zeros((model.num_items, config.width), jnp.float32),

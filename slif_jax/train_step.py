@@ -60,17 +60,17 @@ def loss_fn(
     """
     config = model.config
     all_users, all_items = model.encode_views(params, graphs, correlation_graph)
-    num_examples, num_negatives = batch.negatives.shape
     item_ids = jnp.concatenate([batch.positives, batch.negatives.reshape(-1)])
     final_users, final_items = _fuse_rows(model, params, (all_users, batch.users), (all_items, item_ids))
-    positives = final_items[:num_examples]
-    negatives = final_items[num_examples:].reshape(num_examples, num_negatives, -1)
+    if config.dropout:
+        kept = jax.random.bernoulli(batch.rng, 1.0 - config.dropout, final_users.shape)
+        final_users = jnp.where(kept, final_users / (1.0 - config.dropout), 0.0)
     total = jnp.maximum(jnp.sum(batch.weight), 1.0)
 
     def mean(values: Array) -> Array:
         return jnp.sum(values * batch.weight) / total
 
-    parts = {"recommendation": mean(_recommendation_loss(final_users, positives, negatives, batch, config))}
+    parts = {"recommendation": mean(_recommendation_loss(final_users, final_items, batch, config))}
     parts["consistency"] = jnp.zeros(())
     if config.consistency and config.side_information and all_users.sides:
         parts["consistency"] = config.consistency_weight * _consistency_loss(
@@ -83,25 +83,26 @@ def loss_fn(
         losses.l2_loss(
             params["user_embedding"][batch.users],
             params["item_embedding"][batch.positives],
-            params["item_embedding"][batch.negatives[:, 0]],
+            params["item_embedding"][jnp.broadcast_to(batch.negatives[:, 0], batch.positives.shape)],
         )
     )
     loss = sum(parts.values(), jnp.zeros(()))
     return loss, {"loss": loss, **parts}
 
 
-def _recommendation_loss(users: Array, positives: Array, negatives: Array, batch: Batch, config: Config) -> Array:
+def _recommendation_loss(users: Array, items: Array, batch: Batch, config: Config) -> Array:
+    """`items` are the final vectors of the positives, then of the negatives, row by row."""
+    positives, negatives = items[: len(users)], items[len(users) :]
     if config.loss == "softmax":
-        same_item = batch.positives[:, None] == batch.positives[None, :]
         return losses.sampled_softmax_loss(
             users,
             positives,
             negatives,
-            same_item=same_item | (batch.weight == 0)[None, :],
+            excluded=batch.positives[:, None] == batch.negatives,
             temperature=config.softmax_temperature,
         )
-    negative_scores = jnp.sum(users[:, None, :] * negatives, axis=2)
-    return losses.bpr_loss(jnp.sum(users * positives, axis=1), negative_scores)
+    negatives = negatives.reshape(*batch.negatives.shape, -1)
+    return losses.bpr_loss(jnp.sum(users * positives, axis=1), jnp.sum(users[:, None, :] * negatives, axis=2))
 
 
 def _fuse_rows(model: SlifMr, params: Params, *wanted: tuple[Views, Array]) -> list[Array]:
@@ -187,7 +188,14 @@ def make_train_step(
         state: TrainState, graphs: Graphs, data: TrainingData, index: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         batch_rng, triple_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        batch = sampling.sample_batch(batch_rng, data.interactions, index, num_negatives=config.num_negatives)
+        shared = config.loss == "softmax"
+        batch = sampling.sample_batch(
+            batch_rng,
+            data.interactions,
+            index,
+            num_negatives=config.softmax_negatives if shared else config.num_negatives,
+            shared=shared,
+        )
         triples = None
         if model.knowledge:
             triples = sampling.sample_triples(
@@ -229,12 +237,31 @@ def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stage
             return (following.params, following.opt_state, following.step), parts
 
         (params, opt_state, step), parts = jax.lax.scan(body, (state.params, state.opt_state, state.step), order)
-        state = state.replace(params=params, opt_state=opt_state, step=step)
+        state = average_parameters(state.replace(params=params, opt_state=opt_state, step=step), config)
         examples = jnp.sum((order >= 0).astype(jnp.float32), axis=1)
         share = examples / jnp.sum(examples)
         return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}
 
     return jax.jit(run_epoch, donate_argnums=0)
+
+
+def average_parameters(state: TrainState, config: Config) -> TrainState:
+    """Takes the epoch's parameters into their moving average.
+
+    Args:
+      state: after the steps of an epoch, `epoch` not yet counted.
+      config: settings.
+
+    Returns:
+      The state with another `average`. Epoch t counts with weight 1 - min(`parameter_momentum`, t / (t + 10)), so that
+      the first values, which are random, are soon forgotten.
+    """
+    if state.average is None:
+        return state
+    past = state.epoch.astype(jnp.float32)
+    momentum = jnp.minimum(config.parameter_momentum, past / (past + 10.0))
+    average = jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, state.average, state.params)
+    return state.replace(average=average)
 
 
 def rebuild_is_due(epoch: int, config: Config) -> bool:

@@ -90,51 +90,46 @@ def test_bpr_gradient_is_minus_the_sigmoid_of_the_margin():
 # sampled_softmax_loss
 
 
-def slow_softmax(users, positives, negatives, same_item, temperature):
+def slow_softmax(users, positives, negatives, excluded, temperature):
     users, positives, negatives = unit(users), unit(positives), unit(negatives)
     out = []
     for i, user in enumerate(users):
         own = user @ positives[i] / temperature
-        others = [user @ positives[j] / temperature for j in range(len(users)) if not same_item[i, j]]
-        others += [user @ negative / temperature for negative in negatives[i]]
+        others = [user @ negatives[j] / temperature for j in range(len(negatives)) if not excluded[i, j]]
         out.append(log_sum_exp([own, *others]) - own)
     return out
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_sampled_softmax_is_the_cross_entropy_of_the_definition(temperature):
-    users, positives, negatives = draw(0, 5, 3), draw(1, 5, 3), draw(2, 5, 2, 3)
-    items = np.array([4, 1, 4, 0, 2])
-    same = items[:, None] == items[None, :]
-    got = softmax(users, positives, negatives, same_item=same, temperature=temperature)
-    np.testing.assert_allclose(got, slow_softmax(users, positives, negatives, same, temperature), rtol=2e-4, atol=1e-5)
+    users, positives, negatives = draw(0, 5, 3), draw(1, 5, 3), draw(2, 4, 3)
+    excluded = np.array([4, 1, 4, 0, 2])[:, None] == np.array([[1, 4, 4, 3]])
+    got = softmax(users, positives, negatives, excluded=excluded, temperature=temperature)
+    want = slow_softmax(users, positives, negatives, excluded, temperature)
+    np.testing.assert_allclose(got, want, rtol=2e-4, atol=1e-5)
 
 
 def test_sampled_softmax_of_one_example_on_paper():
-    user, item, other = jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0]]), jnp.array([[[0.0, 1.0]]])
-    loss = softmax(user, item, other, same_item=jnp.array([[True]]), temperature=0.5)
+    user, item, others = jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0]]), jnp.array([[0.0, 1.0], [3.0, 0.0]])
+    loss = softmax(user, item, others, excluded=jnp.array([[False, True]]), temperature=0.5)
     np.testing.assert_allclose(loss, [np.log1p(np.exp(-2.0))], rtol=1e-6)
 
 
-def test_sampled_softmax_of_a_padded_batch_is_that_of_the_batch():
-    users, positives, negatives = draw(0, 5, 3), draw(1, 5, 3), draw(2, 5, 2, 3)
-    same = np.eye(5, dtype=bool)
-    same[:, 3:] = True
-    padded = softmax(users, positives, negatives, same_item=same, temperature=0.3)
-    alone = softmax(users[:3], positives[:3], negatives[:3], same_item=same[:3, :3], temperature=0.3)
-    np.testing.assert_allclose(np.asarray(padded)[:3], alone, rtol=1e-6)
+def test_sampled_softmax_without_any_negative_left_is_zero():
+    loss = softmax(draw(0, 2, 3), draw(1, 2, 3), draw(2, 1, 3), excluded=jnp.ones((2, 1), bool), temperature=0.3)
+    np.testing.assert_allclose(loss, 0.0, atol=1e-6)
 
 
 def test_sampled_softmax_gradients_are_finite_at_zero_rows():
-    arrays = draw(0, 4, 3, zero=[0]), draw(1, 4, 3, zero=[1]), draw(2, 4, 2, 3, zero=[2])
+    arrays = draw(0, 4, 3, zero=[0]), draw(1, 4, 3, zero=[1]), draw(2, 4, 3, zero=[2])
 
     @jax.jit
     @jax.grad
-    def gradients(arrays, same):
-        return jnp.sum(losses.sampled_softmax_loss(*arrays, same_item=same, temperature=1e-3))
+    def gradients(arrays, excluded):
+        return jnp.sum(losses.sampled_softmax_loss(*arrays, excluded=excluded, temperature=1e-3))
 
-    for same in (np.eye(4, dtype=bool), np.ones((4, 4), bool)):
-        grads = [np.asarray(grad) for grad in gradients(arrays, same)]
+    for excluded in (np.zeros((4, 4), bool), np.eye(4, dtype=bool)):
+        grads = [np.asarray(grad) for grad in gradients(arrays, excluded)]
         assert all(np.isfinite(grad).all() for grad in grads)
         assert not grads[0][0].any()
         assert all(grad[3].any() for grad in grads)

@@ -50,7 +50,7 @@ def dense_light_gcn(dataset: Dataset, users: np.ndarray, items: np.ndarray, num_
 
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_with_everything_off_it_is_light_gcn(dataset: Dataset, num_layers: int):
-    config = dataclasses.replace(SMALL, side_information=False, interaction_layers=num_layers)
+    config = dataclasses.replace(SMALL, side_information=False, interaction_layers=num_layers, loss="bpr")
     encoded, params = encode(dataset, config)
     assert set(params) == {"user_embedding", "item_embedding"}
     users, items = np.asarray(params["user_embedding"]), np.asarray(params["item_embedding"])
@@ -147,11 +147,18 @@ def test_fusing_rows_equals_rows_of_the_fused(dataset: Dataset):
     params = model.init_params(jax.random.key(0), graphs, graph)
     _, items = jax.jit(model.encode_views)(params, graphs, graph)
     ids = jnp.array([4, 4, 0, 29])
-    np.testing.assert_allclose(
-        jax.jit(model.fuse)(params, items.take(ids))[0],
-        jax.jit(model.encode)(params, graphs, graph).final.items[ids],
-        atol=1e-6,
-    )
+    encoded = jax.jit(model.encode)(params, graphs, graph)
+    fused = jax.jit(model.fuse)(params, items.take(ids))[0]
+    np.testing.assert_allclose(fused * encoded.item_scale[ids, None], encoded.final.items[ids], atol=1e-6)
+
+
+def test_items_trained_by_cosine_have_unit_length_and_cold_ones_their_own(dataset: Dataset):
+    train = dataset.train[dataset.train[:, 1] != 7]
+    encoded, _ = encode(dataclasses.replace(dataset, train=train), dataclasses.replace(SMALL, cold_item_length=0.5))
+    lengths = np.linalg.norm(np.asarray(encoded.final.items), axis=1)
+    assert lengths[7] == pytest.approx(0.5, rel=1e-5)
+    cold = np.bincount(train[:, 1], minlength=dataset.num_items) == 0
+    np.testing.assert_allclose(lengths[~cold], 1.0, rtol=1e-5)
 
 
 def test_an_unknown_modality_is_named(dataset: Dataset):

@@ -15,7 +15,7 @@ NUM_ITEMS = 6
 USERS = np.arange(5, dtype=np.int32)
 
 draw_negatives = jax.jit(sampling.sample_negatives, static_argnames="num_negatives")
-draw_batch = jax.jit(sampling.sample_batch, static_argnames="num_negatives")
+draw_batch = jax.jit(sampling.sample_batch, static_argnames=("num_negatives", "shared"))
 draw_triples = jax.jit(sampling.sample_triples, static_argnames=("num_entities", "batch_size"))
 
 
@@ -27,7 +27,7 @@ def make_dataset(lists, num_items=NUM_ITEMS):
 
 
 def on_host(tree):
-    return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda x: x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), tree)
 
 
 def chi_square(counts):
@@ -140,3 +140,13 @@ def test_triples_are_true_ones_with_uniform_tails():
     assert chi_square(tails) < CHI_SQUARE_LIMIT[6]
     of_first = np.bincount(batch.corrupted_tails[which == 0], minlength=7)
     assert chi_square(of_first) < CHI_SQUARE_LIMIT[6]  # the corruption does not depend on the triple
+
+
+def test_shared_negatives_are_the_same_for_all_and_uniform_over_warm_items():
+    data = sampling.interactions_for_sampling(make_dataset(([0, 2], [2, 5]), num_items=7))  # items 1, 3, 4, 6 are cold
+    batch = on_host(draw_batch(jax.random.key(0), data, np.array([0, 3, -1]), num_negatives=3000, shared=True))
+    assert batch.negatives.shape == (1, 3000)
+    np.testing.assert_array_equal(batch.weight, [1, 1, 0])
+    counts = np.bincount(batch.negatives[0], minlength=7)
+    assert not counts[[1, 3, 4, 6]].any()
+    assert chi_square(counts[[0, 2, 5]]) < CHI_SQUARE_LIMIT[2]

@@ -49,13 +49,15 @@ def set_up(dataset: Dataset, config: Config) -> tuple[SlifMr, Graphs, TrainState
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: Dataset, loss: str):
-    config = dataclasses.replace(TINY, loss=loss, learn_feature_correlation=True)
+    config = dataclasses.replace(TINY, loss=loss, dropout=0.2, learn_feature_correlation=True)
     model, graphs, state, data = set_up(dataset, config)
     vectors = jax.random.normal(jax.random.key(1), (dataset.num_items, 4))
     graph = correlation.rebuild(vectors, num_neighbors=3)
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), state.params)
     index = jnp.arange(16).at[3].set(-1)
-    batch = sampling.sample_batch(jax.random.key(2), data.interactions, index, num_negatives=2)
+    batch = sampling.sample_batch(
+        jax.random.key(2), data.interactions, index, num_negatives=2, shared=loss == "softmax"
+    )
     triples = sampling.sample_triples(jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16)
 
     @jax.jit
@@ -95,11 +97,16 @@ def test_every_part_of_the_loss_counts_and_can_be_turned_off(dataset: Dataset):
         assert parts[name] == 0
 
 
-def test_padding_does_not_change_the_loss(dataset: Dataset):
-    model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, knowledge_graph=False))
-    index = jnp.arange(8)
-    short = sampling.sample_batch(jax.random.key(0), data.interactions, index, num_negatives=1)
-    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), short)
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_padding_does_not_change_the_loss(dataset: Dataset, loss: str):
+    model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, knowledge_graph=False, loss=loss))
+    short = sampling.sample_batch(
+        jax.random.key(0), data.interactions, jnp.arange(8), num_negatives=3, shared=loss == "softmax"
+    )
+    rows = short._replace(rng=None, negatives=short.negatives if loss == "bpr" else None)
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), rows)._replace(rng=short.rng)
+    if loss == "softmax":
+        padded = padded._replace(negatives=short.negatives)
     loss_of = jax.jit(lambda batch: train_step.loss_fn(state.params, model, graphs, state.correlation, batch, None)[0])
     expected, actual = loss_of(short), loss_of(padded)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
@@ -130,7 +137,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
         if train_step.rebuild_is_due(epoch, TINY):
             state, _ = train_step.close_the_loop(state, TINY)
         state, _ = run(state, graphs, data)
-        state = train_step.feed_back(state, encode(state.params, graphs, state.correlation), TINY)
+        state = train_step.feed_back(state, encode(state.serving_params, graphs, state.correlation), TINY)
         seen.append(dict(counts))
     assert seen[0]["loss"] > 0
     assert seen[1]["rebuild"] == 1
@@ -142,21 +149,39 @@ def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
     model, graphs, state, data = set_up(dataset, TINY)
     run = train_step.make_run_epoch(model, make_optimizer(TINY))
     state, _ = run(state, graphs, data)
-    encoded = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     state = train_step.feed_back(state, encoded, TINY)
     np.testing.assert_array_equal(state.item_vectors, encoded.final.items)
     assert not np.asarray(state.correlation.edges.weight).any()
     state, kept = train_step.close_the_loop(state, TINY)
     assert kept == 0
     assert np.asarray(state.correlation.edges.weight).any()
-    after = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    after = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     assert np.abs(np.asarray(after.final.items) - np.asarray(encoded.final.items)).max() > 1e-6
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_average_of_the_parameters_is_what_is_served(dataset: Dataset):
+    config = dataclasses.replace(TINY, parameter_momentum=0.15)
+    model, graphs, state, data = set_up(dataset, config)
+    run = train_step.make_run_epoch(model, make_optimizer(config))
+    expected, kept = None, (0.0, 1 / 11, 0.15)  # the second epoch is still on the way to the momentum
+    for share in kept:
+        state, _ = run(state, graphs, data)
+        now = np.asarray(state.params["item_embedding"])
+        expected = now if expected is None else share * expected + (1 - share) * now
+        np.testing.assert_allclose(state.serving_params["item_embedding"], expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(expected - now).max() > 1e-5
+    model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, parameter_momentum=0.0))
+    state, _ = run(state, graphs, data)
+    assert state.average is None
+    assert state.serving_params is state.params
 
 
 def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
     config = dataclasses.replace(TINY, correlation_momentum=0.75)
     model, graphs, state, _ = set_up(dataset, config)
-    encoded = jax.jit(model.encode)(state.params, graphs, state.correlation)
+    encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     first = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, config)
     np.testing.assert_allclose(first.item_vectors, encoded.final.items)
     half = encoded._replace(final=encoded.final._replace(items=jnp.zeros_like(encoded.final.items)))
