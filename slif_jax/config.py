@@ -95,10 +95,13 @@ class Config:
     # Model
     width: int = _setting(64, "Width d of every vector.", minimum=1)
     interaction_layers: int = _setting(2, "Layers over the interaction graph.", minimum=0)
+    side_weight: float = _setting(
+        1.0, "Weight of what the modality and knowledge views add to the collaborative one.", minimum=0.0
+    )
     feature_layers: int = _setting(1, "Layers over each item feature graph.", minimum=1)
     knowledge_layers: int = _setting(2, "Hops over the knowledge graph.", minimum=1)
     cold_item_length: float = _setting(
-        1.25,
+        0.85,
         "Length of the vectors of items without training interactions, by that of others; more recommends them more.",
         above=0.0,
     )
@@ -138,7 +141,7 @@ class Config:
     softmax_temperature: float = _setting(0.2, "softmax: what the cosines are divided by.", minimum=1e-3)
     num_negatives: int = _setting(1, "bpr: negatives per positive, never a training item of that user.", minimum=1)
     dropout: float = _setting(
-        0.0,
+        0.1,
         "Share of the entries of a user's final vector that training leaves out, in [0, 1).",
         minimum=0.0,
         below=1.0,
@@ -152,7 +155,7 @@ class Config:
 
     # Training
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
-    batch_size: int = _setting(2048, "Interactions per step.", minimum=1)
+    batch_size: int = _setting(4096, "Interactions per step.", minimum=1)
     parameter_momentum: float = _setting(
         0.9,
         "Share of the older parameters that their moving average keeps per epoch, in [0, 1); what is evaluated, fed "

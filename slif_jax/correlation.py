@@ -53,7 +53,8 @@ def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) ->
     Args:
       graphs: static graphs.
       num_items: I.
-      kind: 'empty', or 'features': the nearest items by the modalities' features side by side, each at unit length.
+      kind: 'empty', or 'features': the nearest items by the modalities' features side by side, each at unit length;
+        items without training interactions have no edges, as after a rebuild.
       num_neighbors: k.
 
     Returns:
@@ -67,7 +68,8 @@ def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) ->
     if kind == "empty" or not graphs.features:
         return empty(num_items, num_neighbors)
     sides = [normalise_rows(item_features(graph).x) for graph in graphs.features.values()]
-    return rebuild(jnp.concatenate(sides, axis=1), num_neighbors=num_neighbors)
+    joined = jnp.where(graphs.warm[:, None], jnp.concatenate(sides, axis=1), 0.0)
+    return rebuild(joined, num_neighbors=num_neighbors)
 
 
 @functools.partial(jax.jit, static_argnames="momentum")

@@ -43,6 +43,8 @@ class Graphs(NamedTuple):
     """Per modality, the k nearest items by cosine of the raw features, symmetric-normalised."""
     cold: ColdItems | None
     """What items without training interactions inherit from, where there are such items."""
+    warm: Bool[Array, " items"]
+    """Which items have training interactions."""
 
 
 def item_features(graph: jraph.GraphsTuple) -> ItemFeatures:
@@ -118,6 +120,7 @@ def build_graphs(dataset: Dataset, config: Config) -> Graphs:
         knowledge=knowledge_graph(dataset) if knowledge else None,
         features=feature_graphs(dataset, modalities, config.feature_neighbors, missing=config.missing_features),
         cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=config.feature_neighbors),
+        warm=jnp.asarray(item_degree > 0),
     )
 
 

@@ -122,14 +122,15 @@ class SlifMr(nn.Module):
         return Encoded(Vectors(final_users, fused * scale[:, None]), users, items, user_weights, item_weights, scale)
 
     def _item_scale(self, fused: Array, graphs: Graphs) -> Array:
-        """Unit length for a loss by cosine; no batch holds a cold item, so training knows nothing of their factor."""
+        """Unit length for a loss by cosine; a cold item has its own length, and none where nothing is known of it."""
         scale = jnp.ones(fused.shape[0])
         if self.config.loss == "softmax":
             squares = jnp.sum(fused * fused, axis=1)
             scale = jnp.where(squares > 0, jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+        length = graphs.warm.astype(scale.dtype)
         if graphs.cold is not None:
-            scale = scale.at[graphs.cold.items].multiply(self.config.cold_item_length)
-        return scale
+            length = length.at[graphs.cold.items].set(self.config.cold_item_length)
+        return scale * length
 
     def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
         embedding = inherit(self.item_embedding, graphs.cold)
@@ -219,7 +220,7 @@ class SlifMr(nn.Module):
         weights = self._view_weights(sides)
         common = sum(w[:, None] * x for w, x in zip(weights, sides.values(), strict=True))
         remainders = [nn.sigmoid(self.gates[name](base)) * (x - common) for name, x in sides.items()]
-        return base + common + sum(remainders) / len(remainders), weights.T
+        return base + self.config.side_weight * (common + sum(remainders) / len(remainders)), weights.T
 
     def _view_weights(self, sides: dict[str, Array]) -> Array:
         # One array per view, not one stacked array: reductions over a short middle axis are slow on a CPU.
@@ -234,7 +235,9 @@ class SlifMr(nn.Module):
         gates = {name: nn.sigmoid(self.gates[name](base)) / len(sides) for name in sides}
         rest = 1.0 - sum(gates.values())
         weights = zip(sides.items(), self._view_weights(sides), strict=True)
-        return {"collaborative": base} | {name: x * (w[:, None] * rest + gates[name]) for (name, x), w in weights}
+        share = self.config.side_weight
+        parts = {name: share * x * (w[:, None] * rest + gates[name]) for (name, x), w in weights}
+        return {"collaborative": base} | parts
 
     @nn.nowrap
     def encode(self, params: Params, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:

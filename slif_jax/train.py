@@ -121,7 +121,7 @@ def train_and_evaluate(
                 _check_finite(losses, status.epoch + 1, folder)
                 with seconds.measure("evaluate"):
                     encoded = encode(state.serving_params, graphs, state.correlation)
-                    state = feed_back(state, encoded, config)
+                    state = feed_back(state, encoded, graphs, config)
                     scores = {}
                     if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
                         scores = evaluate_vectors(encoded.final, tasks[rules.select_part]).means()

@@ -290,9 +290,14 @@ def close_the_loop(state: TrainState, config: Config) -> tuple[TrainState, Float
     return state.replace(correlation=rebuilt), kept
 
 
-def feed_back(state: TrainState, encoded: Encoded, config: Config) -> TrainState:
-    """Keeps the epoch's item representations for the next rebuild."""
+def feed_back(state: TrainState, encoded: Encoded, graphs: Graphs, config: Config) -> TrainState:
+    """Keeps the epoch's item representations for the next rebuild.
+
+    Items without training interactions leave zeros, so that they get no edges: what they have is not trained, and
+    edges to popular items would carry it to the top of everybody's list.
+    """
+    found = jnp.where(graphs.warm[:, None], encoded.final.items, 0.0)
     vectors = correlation.update_item_vectors(
-        state.item_vectors, encoded.final.items, momentum=config.correlation_momentum, first=state.epoch == 1
+        state.item_vectors, found, momentum=config.correlation_momentum, first=state.epoch == 1
     )
     return state.replace(item_vectors=vectors)

@@ -49,7 +49,9 @@ def encoded():
     rng = np.random.default_rng(0)
     users, items = (jnp.asarray(rng.integers(-2, 3, (n, 2)), jnp.float32) for n in (NUM_USERS, NUM_ITEMS))
     none_users, none_items = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0))
-    return Encoded(Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, jnp.ones(len(items)))
+    return Encoded(
+        Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, jnp.ones(len(items))
+    )
 
 
 def slow(encoded, seen, user, n):

@@ -137,7 +137,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
         if train_step.rebuild_is_due(epoch, TINY):
             state, _ = train_step.close_the_loop(state, TINY)
         state, _ = run(state, graphs, data)
-        state = train_step.feed_back(state, encode(state.serving_params, graphs, state.correlation), TINY)
+        state = train_step.feed_back(state, encode(state.serving_params, graphs, state.correlation), graphs, TINY)
         seen.append(dict(counts))
     assert seen[0]["loss"] > 0
     assert seen[1]["rebuild"] == 1
@@ -150,8 +150,9 @@ def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
     run = train_step.make_run_epoch(model, make_optimizer(TINY))
     state, _ = run(state, graphs, data)
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
-    state = train_step.feed_back(state, encoded, TINY)
-    np.testing.assert_array_equal(state.item_vectors, encoded.final.items)
+    state = train_step.feed_back(state, encoded, graphs, TINY)
+    expected = np.where(np.asarray(graphs.warm)[:, None], encoded.final.items, 0.0)
+    np.testing.assert_array_equal(state.item_vectors, expected)
     assert not np.asarray(state.correlation.edges.weight).any()
     state, kept = train_step.close_the_loop(state, TINY)
     assert kept == 0
@@ -178,14 +179,29 @@ def test_the_average_of_the_parameters_is_what_is_served(dataset: Dataset):
     assert state.serving_params is state.params
 
 
+@pytest.mark.parametrize("warm_up", ["empty", "features"])
+def test_cold_items_have_no_edges_in_the_correlation_graph(dataset: Dataset, warm_up: str):
+    config = dataclasses.replace(TINY, correlation_warm_up=warm_up)
+    train = dataset.train[~np.isin(dataset.train[:, 1], (3, 8))]
+    model, graphs, state, _ = set_up(dataclasses.replace(dataset, train=train), config)
+    encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
+    assert np.asarray(encoded.final.items)[[3, 8]].any(axis=1).all()  # they can be recommended
+    closed, _ = train_step.close_the_loop(train_step.feed_back(state, encoded, graphs, config), config)
+    for graph in (state.correlation, closed.correlation) if warm_up == "features" else (closed.correlation,):
+        used = np.asarray(graph.edges.weight) > 0
+        assert used.any()
+        assert not np.isin(np.asarray(graph.senders)[used], (3, 8)).any()
+        assert not np.isin(np.asarray(graph.receivers)[used], (3, 8)).any()
+
+
 def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
     config = dataclasses.replace(TINY, correlation_momentum=0.75)
     model, graphs, state, _ = set_up(dataset, config)
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
-    first = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, config)
-    np.testing.assert_allclose(first.item_vectors, encoded.final.items)
+    first = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, graphs, config)
+    np.testing.assert_allclose(first.item_vectors, jnp.where(graphs.warm[:, None], encoded.final.items, 0.0))
     half = encoded._replace(final=encoded.final._replace(items=jnp.zeros_like(encoded.final.items)))
-    second = train_step.feed_back(first.replace(epoch=jnp.int32(2)), half, config)
+    second = train_step.feed_back(first.replace(epoch=jnp.int32(2)), half, graphs, config)
     np.testing.assert_allclose(second.item_vectors, 0.75 * first.item_vectors, rtol=1e-6)
 
 
