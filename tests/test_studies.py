@@ -135,6 +135,7 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
         "no visual",
         "no consistency",
         "no side information (LightGCN)",
+        "LightGCN as published (BPR)",
     ]
     assert by_label["no text"].modalities == ("visual",)
     assert {arm.reference for arm in plan.arms[1:]} == {"full"}
@@ -143,10 +144,11 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
         "full",
         "no self-loop",
         "no side information (LightGCN)",
+        "LightGCN as published (BPR)",
     ]
     one = dataclasses.replace(CONFIG, modalities=("text",), self_loop=False, consistency=False, knowledge_graph=False)
     arms = studies.ablation(one, dataset, seeds=(0,)).arms
-    assert [arm.label for arm in arms] == ["full", "no text", "no side information (LightGCN)"]
+    assert [arm.label for arm in arms] == ["full", "no text", "no side information (LightGCN)", "LightGCN as published (BPR)"]
     assert arms[1].config.modalities == ("none",)
     with pytest.raises(ValueError, match="noside_information"):
         studies.ablation(dataclasses.replace(CONFIG, side_information=False), dataset, seeds=(0,))

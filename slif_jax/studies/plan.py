@@ -12,6 +12,8 @@ from slif_jax.data import Dataset
 from slif_jax.graphs import used_modalities, uses_knowledge
 
 NOISE_KINDS = {"interactions": "interaction_noise", "triples": "triple_noise", "features": "feature_noise"}
+LIGHT_GCN: dict[str, Any] = {"side_information": False, "loss": "bpr", "dropout": 0.0, "parameter_momentum": 0.0}
+"""LightGCN with the loss of its paper, and nothing that this project adds."""
 ALTERNATIVES = ("greater", "two-sided", "less")
 
 
@@ -119,6 +121,8 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
         without["no consistency"] = {"consistency": False}
     if config.side_information:
         without["no side information (LightGCN)"] = {"side_information": False}
+        if config.loss != "bpr":
+            without["LightGCN as published (BPR)"] = LIGHT_GCN
     if not without:
         raise ValueError("An ablation leaves parts out, and --noside_information has left out all of them already.")
     arms = [Arm("full", config)]

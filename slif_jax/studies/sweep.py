@@ -44,6 +44,9 @@ class Range:
 SPACE: dict[str, Range] = {
     "learning_rate": Range(5e-4, 2e-2, log=True),
     "l2": Range(1e-6, 1e-2, log=True),
+    "dropout": Range(0.0, 0.4),
+    "softmax_temperature": Range(0.1, 0.5, log=True),
+    "side_weight": Range(0.0, 1.5),
     "interaction_correlation": Range(0.0, 1.0),
     "knowledge_correlation": Range(0.1, 10.0, log=True),
     "feature_correlation": Range(0.0, 0.8),
@@ -60,6 +63,8 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
     """The settings of `SPACE` that count for a configuration and its data."""
     modalities, knowledge = bool(used_modalities(dataset, config)), uses_knowledge(dataset, config)
     counts = {
+        "softmax_temperature": config.loss == "softmax",
+        "side_weight": modalities or knowledge,
         "interaction_correlation": config.correlates("interactions"),
         "knowledge_correlation": config.correlates("knowledge") and knowledge,
         "feature_correlation": config.correlates("features") and modalities,
