@@ -148,7 +148,8 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
     ]
     one = dataclasses.replace(CONFIG, modalities=("text",), self_loop=False, consistency=False, knowledge_graph=False)
     arms = studies.ablation(one, dataset, seeds=(0,)).arms
-    assert [arm.label for arm in arms] == ["full", "no text", "no side information (LightGCN)", "LightGCN as published (BPR)"]
+    bare_labels = ["full", "no text", "no side information (LightGCN)", "LightGCN as published (BPR)"]
+    assert [arm.label for arm in arms] == bare_labels
     assert arms[1].config.modalities == ("none",)
     with pytest.raises(ValueError, match="noside_information"):
         studies.ablation(dataclasses.replace(CONFIG, side_information=False), dataset, seeds=(0,))
