@@ -139,6 +139,12 @@ class Config:
     )
     softmax_negatives: int = _setting(1024, "softmax: negatives per step, shared by the batch.", minimum=1)
     softmax_temperature: float = _setting(0.2, "softmax: what the cosines are divided by.", minimum=1e-3)
+    softmax_focus: float = _setting(
+        0.0,
+        "softmax: above 0, positives near the top of their user's list count more, the rest less; the width of that "
+        "border, in units of cosine over temperature.",
+        minimum=0.0,
+    )
     num_negatives: int = _setting(1, "bpr: negatives per positive, never a training item of that user.", minimum=1)
     dropout: float = _setting(
         0.1,

@@ -100,6 +100,7 @@ def _recommendation_loss(users: Array, items: Array, batch: Batch, config: Confi
             negatives,
             excluded=batch.positives[:, None] == batch.negatives,
             temperature=config.softmax_temperature,
+            focus=config.softmax_focus,
         )
     negatives = negatives.reshape(*batch.negatives.shape, -1)
     return losses.bpr_loss(jnp.sum(users * positives, axis=1), jnp.sum(users[:, None, :] * negatives, axis=2))

@@ -9,7 +9,7 @@ from slif_jax import losses
 
 normalise = jax.jit(losses.normalise_rows)
 bpr = jax.jit(losses.bpr_loss)
-softmax = jax.jit(losses.sampled_softmax_loss, static_argnames="temperature")
+softmax = jax.jit(losses.sampled_softmax_loss, static_argnames=("temperature", "focus"))
 info_nce = jax.jit(losses.info_nce_loss, static_argnames="temperature")
 translation = jax.jit(losses.translation_loss)
 TEMPERATURES = (1e-3, 0.2, 1e6)
@@ -113,6 +113,19 @@ def test_sampled_softmax_of_one_example_on_paper():
     user, item, others = jnp.array([[2.0, 0.0]]), jnp.array([[5.0, 0.0]]), jnp.array([[0.0, 1.0], [3.0, 0.0]])
     loss = softmax(user, item, others, excluded=jnp.array([[False, True]]), temperature=0.5)
     np.testing.assert_allclose(loss, [np.log1p(np.exp(-2.0))], rtol=1e-6)
+
+
+def test_a_focus_weighs_positives_by_their_distance_from_the_border():
+    users, positives, negatives = draw(0, 5, 3), draw(1, 5, 3), draw(2, 40, 3)
+    none = np.zeros((5, 40), bool)
+    plain = np.asarray(softmax(users, positives, negatives, excluded=none, temperature=0.3))
+    got = softmax(users, positives, negatives, excluded=none, temperature=0.3, focus=0.7)
+    scores = unit(users) @ unit(negatives).T / 0.3
+    border = scores.mean(axis=1) + losses.FOCUS_BORDER * scores.std(axis=1)
+    own = (unit(users) * unit(positives)).sum(axis=1) / 0.3
+    np.testing.assert_allclose(got, plain * 2 / (1 + np.exp(-(own - border) / 0.7)), rtol=1e-4)
+    flat = softmax(users, positives, negatives, excluded=none, temperature=0.3, focus=1e6)
+    np.testing.assert_allclose(flat, plain, rtol=1e-5)  # all at the border
 
 
 def test_sampled_softmax_without_any_negative_left_is_zero():

@@ -1,6 +1,7 @@
 """Batches and negatives: exactly uniform over what a user does not have, and never anything else."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,9 @@ def make_dataset(lists, num_items=NUM_ITEMS):
 
 
 def on_host(tree):
-    return jax.tree.map(lambda x: x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), tree)
+    return jax.tree.map(
+        lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x), tree
+    )
 
 
 def chi_square(counts):
