@@ -15,6 +15,7 @@ QUICK = (
     "--width=8",
     "--epochs=2",
     "--correlation_start=1",
+    "--correlation_warm_up=features",  # the best epoch may be the first one
     "--batch_size=128",
     "--progress=line",
 )

@@ -41,7 +41,8 @@ def shapes(tree):
 def slow_rebuild(vectors):
     """The dense matrix of S."""
     vectors = np.asarray(vectors, np.float64)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(lengths > 0, lengths, 1.0)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -1)
     matrix = np.zeros_like(cosines)
@@ -144,7 +145,10 @@ def test_warm_up_is_empty_or_the_nearest_by_all_features():
         x = np.where(modality.present[:, None], modality.values, 0).astype(np.float64)
         length = np.linalg.norm(x, axis=1, keepdims=True)
         sides.append(x / np.where(length > 0, length, 1))
-    np.testing.assert_allclose(dense(got), slow_rebuild(np.concatenate(sides, axis=1)), rtol=1e-4, atol=1e-6)
+    joined = np.concatenate(sides, axis=1)
+    joined[np.bincount(data.train[:, 1], minlength=NUM_ITEMS) == 0] = 0.0
+    assert 2 < np.count_nonzero(joined.any(axis=1)) < NUM_ITEMS
+    np.testing.assert_allclose(dense(got), slow_rebuild(joined), rtol=1e-4, atol=1e-6)
     for graph, kind in ((built, "empty"), (built._replace(features={}), "features")):
         cold: Any = correlation.warm_up(graph, NUM_ITEMS, kind=kind, num_neighbors=K)
         assert not np.asarray(cold.edges.weight).any()

@@ -193,7 +193,7 @@ def test_bad_plans_get_one_line(dataset: data.Dataset, options: dict, words: str
 def test_a_study_ends_in_one_table_and_one_plot(training: FakeTraining, dataset: data.Dataset, tmp_path: Path):
     plan = studies.ablation(CONFIG, dataset, seeds=(0, 1))
     study = studies.run_study(plan, tmp_path / "study", progress="off", command="python -m experiments.study")
-    assert len(training.calls) == 14
+    assert len(training.calls) == 16
     files = {path.name for path in (tmp_path / "study").iterdir()}
     assert files == {"runs", "study.json", "study.csv", "study.md", "study.tex", "study.png"}
     with (tmp_path / "study" / "study.csv").open() as file:
@@ -211,7 +211,7 @@ def test_a_study_ends_in_one_table_and_one_plot(training: FakeTraining, dataset:
     assert "`python -m experiments.study`" in text
     assert "Data dddddddddddddddd." in text
     latex = (tmp_path / "study" / "study.tex").read_text()
-    assert latex.count(r"\\") == 8
+    assert latex.count(r"\\") == 9
     assert r"$\pm$" in latex
     assert matplotlib.image.imread(tmp_path / "study" / "study.png").ndim == 3
     assert json.loads((tmp_path / "study" / "study.json").read_text())["done"]

@@ -102,7 +102,7 @@ def test_what_has_no_effect_is_not_searched():
     dataset = load(CONFIG.dataset)
     assert set(sweep.search_space(CONFIG, dataset)) == set(sweep.SPACE)
     plain = Config(dataset=CONFIG.dataset, side_information=False)
-    assert set(sweep.search_space(plain, dataset)) == {"learning_rate", "l2"}
+    assert set(sweep.search_space(plain, dataset)) == {"learning_rate", "l2", "dropout", "softmax_temperature"}
     static = Config(dataset=CONFIG.dataset, self_loop=False, knowledge_graph=False)
     assert not {"correlation_neighbors", "feature_correlation", "knowledge_weight"} & set(
         sweep.search_space(static, dataset)

@@ -106,8 +106,8 @@ def test_spoilt_json_is_named_with_its_line(tmp_path):
 def test_a_config_of_another_version_is_refused_with_the_folder(tmp_path):
     open_run(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**stored, "dropout": 0.1}))
-    with pytest.raises(WorkdirError, match=f"{tmp_path}.*dropout"):
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "drop_rate": 0.1}))
+    with pytest.raises(WorkdirError, match=f"{tmp_path}.*drop_rate"):
         open_run(tmp_path)
 
 
