@@ -45,7 +45,7 @@ def rebuild(graph: Any, case: Case) -> Work:
 
 
 def epoch(graph: Any, case: Case) -> Work:
-    """The rebuild and every step of an epoch, at the default settings (batch 2048, width 64, two layers)."""
+    """The rebuild and every step of an epoch, at the default settings."""
     del graph
     dataset = load_once(case.data)
     config = Config(dataset=case.data)

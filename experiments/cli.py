@@ -162,9 +162,8 @@ def run(main: Callable[[], int | None]) -> None:
         except KeyboardInterrupt:
             print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
             sys.stdout.flush()
-            os._exit(
-                130
-            )  # at once: threads of JAX may still be at work, and taking the process apart under them crashes
+            # At once: threads of JAX may still be at work, and taking the process apart under them crashes.
+            os._exit(130)
 
     app.run(guarded, flags_parser=_parse)
 

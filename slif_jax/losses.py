@@ -21,9 +21,21 @@ def normalise_rows(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
     Returns:
       `[..., D]` in `x.dtype`.
     """
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * inverse_lengths(x)[..., None]
+
+
+def inverse_lengths(x: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """One over the length of each row; 0, with a gradient of 0, for a zero row.
+
+    Args:
+      x: `[..., D]` vectors.
+
+    Returns:
+      `[...]` in `x.dtype`.
+    """
+    squared = jnp.sum(x * x, axis=-1)
     safe = squared > 1e-24
-    return jnp.where(safe, x * jax.lax.rsqrt(jnp.where(safe, squared, 1.0)), 0.0)
+    return jnp.where(safe, jax.lax.rsqrt(jnp.where(safe, squared, 1.0)), 0.0)
 
 
 def bpr_loss(positive_scores: Float[Array, " b"], negative_scores: Float[Array, "b n"]) -> Float[Array, " b"]:
@@ -137,11 +149,11 @@ def translation_loss(
     return jax.nn.softplus(distance(tails) - distance(corrupted_tails))
 
 
-def l2_loss(*vectors: Float[Array, "b d"]) -> Float[Array, " b"]:
+def l2_loss(*vectors: Float[Array, "#b d"]) -> Float[Array, " b"]:
     """Half the squared length of the embeddings that an example touched.
 
     Args:
-      *vectors: `[B, D]` each.
+      *vectors: `[B, D]` each, or `[1, D]` for what all examples share.
 
     Returns:
       `[B]` values.

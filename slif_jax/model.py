@@ -15,6 +15,7 @@ from slif_jax.cold_items import inherit
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
+from slif_jax.losses import inverse_lengths
 from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_weights, propagate, propagate_features
 
 Params = dict[str, Any]
@@ -123,14 +124,10 @@ class SlifMr(nn.Module):
 
     def _item_scale(self, fused: Array, graphs: Graphs) -> Array:
         """Unit length for a loss by cosine; a cold item has its own length, and none where nothing is known of it."""
-        scale = jnp.ones(fused.shape[0])
-        if self.config.loss == "softmax":
-            squares = jnp.sum(fused * fused, axis=1)
-            scale = jnp.where(squares > 0, jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-        length = graphs.warm.astype(scale.dtype)
+        length = graphs.warm.astype(fused.dtype)
         if graphs.cold is not None:
             length = length.at[graphs.cold.items].set(self.config.cold_item_length)
-        return scale * length
+        return length * inverse_lengths(fused) if self.config.loss == "softmax" else length
 
     def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
         embedding = inherit(self.item_embedding, graphs.cold)

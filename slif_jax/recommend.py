@@ -83,10 +83,9 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
             state, _ = checkpoints.restore(target, status.best_epoch)
     finally:
         checkpoints.close()
-    encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
-    return TrainedModel(
-        dataset, encoded, config, int(state.epoch), model, state.serving_params, graphs, state.correlation
-    )
+    params = state.serving_params
+    encoded = jax.jit(model.encode)(params, graphs, state.correlation)
+    return TrainedModel(dataset, encoded, config, int(state.epoch), model, params, graphs, state.correlation)
 
 
 def known_items(dataset: Dataset, profile: str = "full") -> np.ndarray:

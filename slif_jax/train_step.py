@@ -83,7 +83,7 @@ def loss_fn(
         losses.l2_loss(
             params["user_embedding"][batch.users],
             params["item_embedding"][batch.positives],
-            params["item_embedding"][jnp.broadcast_to(batch.negatives[:, 0], batch.positives.shape)],
+            params["item_embedding"][batch.negatives[:, 0]],
         )
     )
     loss = sum(parts.values(), jnp.zeros(()))
