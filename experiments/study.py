@@ -37,8 +37,10 @@ _ALTERNATIVE = flags.DEFINE_enum(
     "Of the paired tests: 'greater' asks whether the reference is better than the row. Default: greater, and two-sided "
     "for --study=seeds.",
 )
-_AGAINST = flags.DEFINE_string(
-    "against", None, "Flags of a second configuration, on top of these: --against='--noself_loop --width=32'."
+_AGAINST = flags.DEFINE_multi_string(
+    "against",
+    [],
+    "Flags of another configuration, on top of these: --against='--noself_loop --width=32'. May be given several times.",
 )
 _NOISE = flags.DEFINE_enum("noise", "interactions", tuple(NOISE_KINDS), "What --study=noise spoils, in train only.")
 _LEVELS = flags.DEFINE_list("levels", "0,10,20,30", "Percents of noise; 0 is always run.")
@@ -78,11 +80,9 @@ def main() -> None:
 
 
 def _plan(config: Config) -> Plan:
-    against = None
-    if _AGAINST.value is not None:
-        if _STUDY.value == "ablation":
-            raise ValueError("--against has no place in an ablation: its rows are the parts that are left out.")
-        against = _AGAINST.value, cli.changed_config(config, _AGAINST.value, flag="against")
+    if _AGAINST.value and _STUDY.value == "ablation":
+        raise ValueError("--against has no place in an ablation: its rows are the parts that are left out.")
+    against = [(text, cli.changed_config(config, text, flag="against")) for text in _AGAINST.value]
     dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
     options = {
         "seeds": [_number(text, "seeds", int) for text in _SEEDS.value],

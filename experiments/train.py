@@ -12,6 +12,7 @@ from experiments import cli
 from slif_jax import ops
 from slif_jax.events import with_tensorboard
 from slif_jax.progress import MODES
+from slif_jax.sharding import make_mesh
 from slif_jax.train import describe_result, train_and_evaluate
 from slif_jax.workdir import RESUME_MODES
 
@@ -27,6 +28,9 @@ _RESUME = flags.DEFINE_enum(
 _PROGRESS = flags.DEFINE_enum("progress", "auto", MODES, "auto: a bar on a terminal, else one line per epoch.")
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 10, "Epochs between two checkpoints; a new best is saved as well.", lower_bound=1
+)
+_MESH = flags.DEFINE_string(
+    "mesh", "none", "Devices that share the work, such as data:8 or data:4,model:2; none: one device (docs/scaling.md)."
 )
 _TENSORBOARD = flags.DEFINE_boolean(
     "tensorboard", False, "Write events to WORKDIR/tensorboard too; needs the extra 'tensorboard'."
@@ -49,6 +53,7 @@ def main() -> None:
             progress=progress,
             checkpoint_every=_CHECKPOINT_EVERY.value,
             flags_text=cli.flags_text(),
+            mesh=make_mesh(_MESH.value),
         )
     if _PROGRESS.value == "off":
         print(describe_result(result))

@@ -23,6 +23,11 @@ class Progress:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+def as_shapes(state: TrainState) -> TrainState:
+    """The shapes of a state, without its values."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a run: one checkpoint per saved epoch, of which the best and the last are kept."""
 
@@ -53,13 +58,13 @@ class Checkpoints:
         """The state saved after `epoch`.
 
         Args:
-          target: a state of the same shapes; its values are not used.
+          target: a state of the same shapes, or `as_shapes` of it.
           epoch: one of the saved epochs.
 
         Returns:
           State and progress.
         """
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        shapes = as_shapes(target)
         found = self._manager.restore(
             epoch,
             args=ocp.args.Composite(

@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.random_projection import SparseRandomProjection
 
 from slif_jax import ops
+from slif_jax.collectives import Axis, gather_rows, total
 from slif_jax.data import Dataset, filled
 from slif_jax.losses import normalise_rows
 
@@ -25,6 +26,8 @@ class ColdItems(NamedTuple):
     neighbors: Int[Array, "c k"]
     weights: Float[Array, "c k"]
     """Each row sums to 1."""
+    num_others: Float[Array, ""]
+    """Items that are not among `items`."""
 
 
 def find_cold_items(
@@ -55,19 +58,20 @@ def find_cold_items(
     cold, warm = np.flatnonzero(is_cold), np.flatnonzero(~is_cold)
     found = jax.jit(ops.topk, static_argnums=2)(x[cold], x[warm], num_neighbors)
     weights = np.maximum(np.asarray(found.values), 0.0)
-    total = weights.sum(axis=1)
-    some = total > 0
+    sums = weights.sum(axis=1)
+    some = sums > 0
     if not some.any():
         return None
     neighbors = warm[np.maximum(np.asarray(found.indices), 0)][some]
     return ColdItems(
         jnp.asarray(cold[some].astype(np.int32)),
         jnp.asarray(neighbors.astype(np.int32)),
-        jnp.asarray(weights[some] / total[some, None]),
+        jnp.asarray(weights[some] / sums[some, None]),
+        jnp.float32(dataset.num_items - int(some.sum())),
     )
 
 
-def inherit(x: Float[Array, "items d"], cold: ColdItems | None) -> Float[Array, "items d"]:
+def inherit(x: Float[Array, "items d"], cold: ColdItems | None, axis: Axis = None) -> Float[Array, "items d"]:
     """Replaces the rows of cold items: the direction is that of their neighbours' mean, the length that of a warm item.
 
     A mean of several vectors is shorter than they are, and what is short is never recommended: hence the mean length
@@ -76,16 +80,17 @@ def inherit(x: Float[Array, "items d"], cold: ColdItems | None) -> Float[Array, 
     Args:
       x: `[I, D]` item vectors.
       cold: from `find_cold_items`; None returns `x`.
+      axis: mesh axis over which the items are shared: I counts this device's, `cold.neighbors` name rows of all.
 
     Returns:
       `[I, D]`.
     """
     if cold is None:
         return x
-    directions = normalise_rows(jnp.einsum("ck,ckd->cd", cold.weights, x[cold.neighbors]))
+    directions = normalise_rows(jnp.einsum("ck,ckd->cd", cold.weights, gather_rows(x, axis)[cold.neighbors]))
     squares = jnp.sum(x.at[cold.items].set(0.0) ** 2, axis=1)
     lengths = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-    inherited = directions * (jnp.sum(lengths) / (x.shape[0] - cold.items.shape[0]))
+    inherited = directions * (total(jnp.sum(lengths), axis) / cold.num_others)
     return x.at[cold.items].set(inherited, unique_indices=True, indices_are_sorted=True)
 
 

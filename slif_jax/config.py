@@ -109,6 +109,9 @@ class Config:
 
     # Self-loop
     correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
+    correlation_mutual: bool = _setting(
+        False, "Keep a correlation edge only if each of its items is among the k nearest of the other."
+    )
     correlation_recall: float = _setting(
         1.0, "Share of those neighbours that a TPU must find; below 1 it searches faster.", above=0.0, maximum=1.0
     )

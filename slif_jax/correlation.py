@@ -8,20 +8,28 @@ import jraph
 from jax import Array
 from jaxtyping import Float, Int
 
+from slif_jax.collectives import Axis, gather_rows, shard_index, total
 from slif_jax.graphs import Graphs, edge_weights, item_features, nearest_neighbors, neighbor_graph
 from slif_jax.losses import normalise_rows
 
 
-@functools.partial(jax.jit, static_argnames=("num_neighbors", "recall_target"))
+@functools.partial(jax.jit, static_argnames=("num_neighbors", "mutual", "recall_target", "axis"))
 def rebuild(
-    item_vectors: Float[Array, "items d"], *, num_neighbors: int, recall_target: float | None = None
+    item_vectors: Float[Array, "items d"],
+    *,
+    num_neighbors: int,
+    mutual: bool = False,
+    recall_target: float | None = None,
+    axis: Axis = None,
 ) -> jraph.GraphsTuple:
     """Builds the correlation graph S of item vectors; a jitted step of its own.
 
     Args:
       item_vectors: `[I, D]` item representations Z of the last epoch.
       num_neighbors: k. Static.
+      mutual: keep an edge only if each of its ends is among the k nearest of the other. Static.
       recall_target: None finds the k nearest exactly; a share below 1 lets TPUs search approximately. Static.
+      axis: mesh axis over which the items are shared: I counts this device's, the graph is that of its rows. Static.
 
     Returns:
       A graph over the items with k edges each: the k nearest others by cosine, weights symmetric-normalised. The
@@ -29,22 +37,29 @@ def rebuild(
 
     Reference: Guo et al., "SLIF-MR", 2025, self-loop iterative fusion; docs/method.md, section 3.
     """
-    return neighbor_graph(*nearest_neighbors(item_vectors, num_neighbors, recall_target))
+    found, cosines = nearest_neighbors(item_vectors, num_neighbors, recall_target, axis)
+    if mutual:
+        own = shard_index(axis) * len(found) + jnp.arange(len(found), dtype=jnp.int32)
+        theirs = gather_rows(found, axis)[jnp.maximum(found, 0)]
+        returned = jnp.any(theirs == own[:, None, None], axis=2) & (found >= 0)
+        found, cosines = jnp.where(returned, found, -1), jnp.where(returned, cosines, 0.0)
+    return neighbor_graph(found, cosines, axis)
 
 
-@functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors"))
-def empty(num_items: int, num_neighbors: int) -> jraph.GraphsTuple:
+@functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors", "axis"))
+def empty(num_items: int, num_neighbors: int, axis: Axis = None) -> jraph.GraphsTuple:
     """The correlation graph before the first rebuild: every edge has weight 0.
 
     Args:
       num_items: I. Static.
       num_neighbors: k. Static.
+      axis: as in `rebuild`.
 
     Returns:
       A graph shaped like that of `rebuild`.
     """
     shape = (num_items, num_neighbors)
-    return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32))
+    return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32), axis)
 
 
 def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) -> jraph.GraphsTuple:
@@ -104,19 +119,22 @@ def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, 
     return ids.reshape(-1, num_neighbors)
 
 
-@functools.partial(jax.jit, static_argnames="num_neighbors")
-def share_kept(before: jraph.GraphsTuple, after: jraph.GraphsTuple, *, num_neighbors: int) -> Float[Array, ""]:
+@functools.partial(jax.jit, static_argnames=("num_neighbors", "axis"))
+def share_kept(
+    before: jraph.GraphsTuple, after: jraph.GraphsTuple, *, num_neighbors: int, axis: Axis = None
+) -> Float[Array, ""]:
     """How much of the graph survived a rebuild.
 
     Args:
       before: correlation graph of the last epoch.
       after: correlation graph of this one.
       num_neighbors: k. Static.
+      axis: as in `rebuild`.
 
     Returns:
       Scalar: the share of the edges of `after` that `before` had too; 0 when `after` is empty.
     """
     old, new = neighbors(before, num_neighbors), neighbors(after, num_neighbors)
     same = jnp.any(new[:, :, None] == old[:, None, :], axis=2) & (new >= 0)
-    total = jnp.sum((new >= 0).astype(jnp.float32))
-    return jnp.sum(same.astype(jnp.float32)) / jnp.maximum(total, 1.0)
+    edges = total(jnp.sum((new >= 0).astype(jnp.float32)), axis)
+    return total(jnp.sum(same.astype(jnp.float32)), axis) / jnp.maximum(edges, 1.0)

@@ -274,9 +274,27 @@ def evaluate_vectors(vectors: Vectors, task: RankingTask) -> Evaluation:
     Returns:
       `Evaluation`.
     """
-    width = max(task.protocol.list_length, *task.topk)
     starts = range(0, task.arrays.users.shape[0], task.block)
+    width = list_width(task)
     parts = [rank_block(vectors, task.arrays, np.int32(i), width=width, block=task.block) for i in starts]
-    hits = np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)])[: len(task.users)]
+    return evaluation_of(task, np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)]))
+
+
+def list_width(task: RankingTask) -> int:
+    """How long the lists K* are that a task's metrics need."""
+    return max(task.protocol.list_length, *task.topk)
+
+
+def evaluation_of(task: RankingTask, hits: np.ndarray) -> Evaluation:
+    """The metrics of a task.
+
+    Args:
+      task: from `ranking_task`.
+      hits: `[n or more, K*]` of `rank_block`, a row per user in the order of the task.
+
+    Returns:
+      `Evaluation`.
+    """
+    hits = hits[: len(task.users)]
     values = ranking_metrics(hits > 0, task.num_relevant, task.topk, ideal=task.protocol.ideal)
     return Evaluation(task.users, values, task.history > 0, metric_names(task.topk), hits, task)

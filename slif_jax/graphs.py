@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from slif_jax import ops
 from slif_jax.cold_items import ColdItems, find_cold_items
+from slif_jax.collectives import Axis, gather_rows, num_shards, shard_index
 from slif_jax.config import Config
 from slif_jax.data import Dataset, filled
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
@@ -63,7 +64,12 @@ def num_receivers(graph: jraph.GraphsTuple) -> int:
 
 
 def symmetric_normalise(
-    senders: Int[Array, " e"], receivers: Int[Array, " e"], weight: Float[Array, " e"], *, num_nodes: int
+    senders: Int[Array, " e"],
+    receivers: Int[Array, " e"],
+    weight: Float[Array, " e"],
+    *,
+    num_nodes: int,
+    axis: Axis = None,
 ) -> Float[Array, " e"]:
     """Weights divided by the square roots of both ends' degrees.
 
@@ -74,6 +80,7 @@ def symmetric_normalise(
       receivers: `[E]` node ids.
       weight: `[E]`, non-negative.
       num_nodes: N. Static.
+      axis: mesh axis over which the nodes are shared: N and the receivers count this device's, the senders all.
 
     Returns:
       `[E]` weights.
@@ -83,7 +90,7 @@ def symmetric_normalise(
     degree = jax.ops.segment_sum(weight, receivers, num_nodes)
     some = degree > 0
     scale = jnp.where(some, jax.lax.rsqrt(jnp.where(some, degree, 1.0)), 0.0)
-    return weight * scale[receivers] * scale[senders]
+    return weight * scale[receivers] * gather_rows(scale, axis)[senders]
 
 
 def build_graphs(dataset: Dataset, config: Config) -> Graphs:
@@ -225,7 +232,7 @@ def _feature_graph(
 
 
 def nearest_neighbors(
-    vectors: Float[Array, "items d"], num_neighbors: int, recall_target: float | None = None
+    vectors: Float[Array, "items d"], num_neighbors: int, recall_target: float | None = None, axis: Axis = None
 ) -> tuple[Int[Array, "items k"], Float[Array, "items k"]]:
     """Each item's k nearest items by cosine, never itself, in blocks: no `[I, I]` array is made.
 
@@ -233,22 +240,28 @@ def nearest_neighbors(
       vectors: `[I, D]`; a zero row has no neighbours and is nobody's.
       num_neighbors: k. Static.
       recall_target: see `ops.topk`. Static.
+      axis: mesh axis over which the items are shared: I counts this device's, the ids all. Static.
 
     Returns:
       `[I, k]` ids, nearest first, -1 where no item has a positive cosine; and `[I, k]` cosines, 0 there.
     """
     unit = normalise_rows(vectors.astype(jnp.float32))
-    found = ops.topk(unit, unit, num_neighbors, exclude="self", recall_target=recall_target)
+    offset = shard_index(axis) * unit.shape[0]
+    keys = gather_rows(unit, axis)
+    found = ops.topk(unit, keys, num_neighbors, exclude="self", row_offset=offset, recall_target=recall_target)
     positive = found.values > 0
     return jnp.where(positive, found.indices, -1), jnp.where(positive, found.values, 0.0)
 
 
-def neighbor_graph(neighbors: Int[Array, "items k"], weights: Float[Array, "items k"]) -> jraph.GraphsTuple:
+def neighbor_graph(
+    neighbors: Int[Array, "items k"], weights: Float[Array, "items k"], axis: Axis = None
+) -> jraph.GraphsTuple:
     """Turns neighbour lists into a symmetric-normalised graph of exactly I * k edges.
 
     Args:
       neighbors: `[I, k]` item ids; -1 for none.
       weights: `[I, k]`, non-negative, 0 for none.
+      axis: mesh axis over which the items are shared: I counts this device's, the ids all. Static.
 
     Returns:
       A graph in which edge j of item i stands at i * k + j; a missing neighbour is an edge of weight 0 from the item
@@ -257,8 +270,8 @@ def neighbor_graph(neighbors: Int[Array, "items k"], weights: Float[Array, "item
     num_items, k = neighbors.shape
     receivers = jnp.repeat(jnp.arange(num_items, dtype=jnp.int32), k)
     senders = jnp.where(neighbors.reshape(-1) < 0, receivers, neighbors.reshape(-1))
-    normalised = symmetric_normalise(senders, receivers, weights.reshape(-1), num_nodes=num_items)
-    return fixed_degree_graph(neighbors, normalised.reshape(num_items, k), num_items)
+    normalised = symmetric_normalise(senders, receivers, weights.reshape(-1), num_nodes=num_items, axis=axis)
+    return fixed_degree_graph(neighbors, normalised.reshape(num_items, k), num_items * num_shards(axis))
 
 
 _nearest_neighbors = jax.jit(nearest_neighbors, static_argnums=1)

@@ -6,7 +6,7 @@ L = L_rec + lambda_c L_consistency + lambda_kg L_kg + lambda_2 |theta|^2 (docs/m
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 FOCUS_BORDER = 2.2
 """Standard deviations: 1.4 % of normal scores are above, 20 of 1,400 items."""
@@ -94,32 +94,35 @@ def sampled_softmax_loss(
 
 
 def info_nce_loss(
-    anchors: Float[Array, "b d"],
+    anchors: Float[Array, "a d"],
     others: Float[Array, "b d"],
     *,
     mask: Bool[Array, " b"],
     temperature: float,
-) -> Float[Array, " b"]:
+    first: int | Int[Array, ""] = 0,
+) -> Float[Array, " a"]:
     """Contrast between two views of the same rows, the other rows of the batch being the negatives.
 
     This is the paper's semantic consistency between two representations.
 
     Args:
-      anchors: `[B, D]` one view.
-      others: `[B, D]` the other view of the same nodes.
+      anchors: `[A, D]` one view of rows `first` to `first` + A.
+      others: `[B, D]` the other view of all rows.
       mask: `[B]`, rows that take part, as anchors and as negatives; the rest get 0.
       temperature: divides the cosines.
+      first: of the rows of `others`, that of the first anchor.
 
     Returns:
-      `[B]` losses.
+      `[A]` losses.
 
     Reference: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018, eq. (4).
     """
     anchors, others = normalise_rows(anchors) / temperature, normalise_rows(others)
-    own = jnp.sum(anchors * others, axis=1)
+    same, counts = (jax.lax.dynamic_slice_in_dim(x, first, len(anchors)) for x in (others, mask))
+    own = jnp.sum(anchors * same, axis=1)
     # A finite stand-in for minus infinity: rows and columns that take no part keep finite values and gradients.
     logits = anchors @ others.T + jnp.where(mask, 0.0, -1e9)[None, :]
-    return jnp.where(mask, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
+    return jnp.where(counts, jax.nn.logsumexp(logits, axis=1) - own, 0.0)
 
 
 def translation_loss(

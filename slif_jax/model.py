@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from slif_jax import ops
 from slif_jax.cold_items import inherit
+from slif_jax.collectives import Axis, gather_rows
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
@@ -72,7 +73,8 @@ class _Affine(nn.Module):
 class SlifMr(nn.Module):
     """Parameters and forward pass of SLIF-MR.
 
-    With no modality and no knowledge graph the final vectors are the collaborative ones: LightGCN.
+    With no modality and no knowledge graph the final vectors are the collaborative ones: LightGCN. With `axis`, for use
+    inside `jax.shard_map`, the numbers of users, items and entities are those whose rows a device holds.
     """
 
     num_users: int
@@ -82,6 +84,8 @@ class SlifMr(nn.Module):
     modalities: tuple[str, ...]
     knowledge: bool
     config: Config
+    axis: Axis = None
+    """Mesh axis over which the rows of users, items and entities are shared."""
 
     def setup(self) -> None:
         config, width = self.config, self.config.width
@@ -130,14 +134,15 @@ class SlifMr(nn.Module):
         return length * inverse_lengths(fused) if self.config.loss == "softmax" else length
 
     def _views(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> tuple[Views, Views]:
-        embedding = inherit(self.item_embedding, graphs.cold)
+        embedding = inherit(self.item_embedding, graphs.cold, self.axis)
         users, items = self._collaborative(embedding, graphs, correlation)
         item_sides = {name: self._modality(name, embedding, graphs, correlation) for name in self.modalities}
         if self.knowledge:
             item_sides["knowledge"] = self._knowledge(embedding, graphs, correlation)
         if not item_sides:
             return Views(users, {}), Views(items, {})
-        joined = ops.spmm(graphs.user_items, jnp.concatenate(list(item_sides.values()), axis=1))
+        joined = gather_rows(jnp.concatenate(list(item_sides.values()), axis=1), self.axis)
+        joined = ops.spmm(graphs.user_items, joined)
         user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
         return Views(users, user_sides), Views(items, item_sides)
 
@@ -150,8 +155,9 @@ class SlifMr(nn.Module):
             correlation=correlation if config.correlates("interactions") else None,
             correlation_weight=config.interaction_correlation,
             first_receiver=self.num_users,
+            axis=self.axis,
         )
-        return x[: self.num_users], inherit(x[self.num_users :], graphs.cold)
+        return x[: self.num_users], inherit(x[self.num_users :], graphs.cold, self.axis)
 
     def _modality(self, name: str, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         """Behaviour-guided purification, then the item graph (Yu et al., "MGCN", MM 2023, eq. (3) to (5))."""
@@ -175,18 +181,19 @@ class SlifMr(nn.Module):
             num_layers=config.feature_layers,
             correlation=correlation if use_correlation else None,
             correlation_weight=share,
+            axis=self.axis,
         )
 
     def _knowledge(self, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         x, graph, arguments = self._knowledge_inputs(items, graphs, correlation)
         hops = []
         for query in self.queries:
-            x = attend_knowledge(graph, query(x), x, self.relation_vectors, **arguments)
+            x = attend_knowledge(graph, query(x), x, self.relation_vectors, axis=self.axis, **arguments)
             hops.append(x[: self.num_items])
         return sum(hops[1:], hops[0]) / len(hops)
 
     def _knowledge_weights(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> KnowledgeWeights:
-        items = inherit(self.item_embedding, graphs.cold)
+        items = inherit(self.item_embedding, graphs.cold, self.axis)
         x, graph, arguments = self._knowledge_inputs(items, graphs, correlation)
         hops = []
         for query in self.queries:

@@ -2,6 +2,9 @@
 
 The edges of S and of a static graph share their receivers, so the union of both edge sets is the sum of two operators
 (and, under a softmax, the merge of two partial softmaxes). Nothing is sorted or copied when S changes.
+
+With `axis`, each device has some rows of every table and the edges that end at them: senders count the rows of all
+devices, the first device's first, and a layer starts by gathering them (`slif_jax.collectives`).
 """
 
 from typing import NamedTuple
@@ -13,6 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from slif_jax import ops
+from slif_jax.collectives import Axis, gather_rows, num_shards
 from slif_jax.graphs import edge_weights, num_receivers
 from slif_jax.ops import AttentionOutput
 
@@ -34,6 +38,7 @@ def propagate(
     correlation: jraph.GraphsTuple | None = None,
     correlation_weight: float | Float[Array, ""] = 0.0,
     first_receiver: int = 0,
+    axis: Axis = None,
 ) -> Float[Array, "n d"]:
     """LightGCN propagation: the mean of `num_layers` + 1 layers.
 
@@ -46,6 +51,7 @@ def propagate(
       correlation: item-item edges that are added with `correlation_weight`, over the nodes `first_receiver` to N - 1.
       correlation_weight: gamma.
       first_receiver: the number of users, where `graph` holds users before items. Static.
+      axis: mesh axis over which the rows are shared; N counts this device's. Static.
 
     Returns:
       `[N, D]`.
@@ -58,9 +64,11 @@ def propagate(
     _check_rows(graph, x)
     layer = total = x
     for _ in range(num_layers):
-        following = ops.spmm(graph, layer)
+        sources = gather_rows(layer, axis)
+        following = ops.spmm(graph, sources)
         if correlation is not None:
-            related = correlation_weight * ops.spmm(correlation, layer[first_receiver:])
+            items = _slice_of_each(sources, first_receiver, layer.shape[0], axis)
+            related = correlation_weight * ops.spmm(correlation, items)
             following = jnp.concatenate([following[:first_receiver], following[first_receiver:] + related])
         layer = following
         total = total + layer
@@ -74,6 +82,7 @@ def propagate_features(
     num_layers: int,
     correlation: jraph.GraphsTuple | None = None,
     correlation_weight: float | Float[Array, ""] = 0.0,
+    axis: Axis = None,
 ) -> Float[Array, "items d"]:
     """Carries item vectors over a feature graph mixed with the correlation graph; the last layer alone counts.
 
@@ -83,6 +92,7 @@ def propagate_features(
       num_layers: layers. Static.
       correlation: over the items, or None.
       correlation_weight: beta, the share of `correlation` in the mix.
+      axis: as in `propagate`.
 
     Returns:
       `[I, D]`: `num_layers` times (1 - beta) A x + beta S x.
@@ -94,9 +104,10 @@ def propagate_features(
     """
     _check_rows(graph, x)
     for _ in range(num_layers):
-        following = ops.spmm(graph, x)
+        sources = gather_rows(x, axis)
+        following = ops.spmm(graph, sources)
         if correlation is not None:
-            following = (1.0 - correlation_weight) * following + correlation_weight * ops.spmm(correlation, x)
+            following = (1.0 - correlation_weight) * following + correlation_weight * ops.spmm(correlation, sources)
         x = following
     return x
 
@@ -110,6 +121,7 @@ def attend_knowledge(
     correlation: jraph.GraphsTuple | None = None,
     correlation_relation: Float[Array, "one d"] | None = None,
     correlation_weight: float = 1.0,
+    axis: Axis = None,
 ) -> Float[Array, "n d"]:
     """One hop of relation-aware attention over the knowledge graph.
 
@@ -124,6 +136,7 @@ def attend_knowledge(
       correlation: item-item edges; they take part if `correlation_relation` is given too.
       correlation_relation: `[1, D]`, their relation vector.
       correlation_weight: how much an average correlation edge weighs next to a triple before the softmax. Static.
+      axis: as in `propagate`.
 
     Returns:
       `[N, D]`; zero for an entity without edges.
@@ -134,12 +147,14 @@ def attend_knowledge(
     Reference: docs/method.md, section 4.
     """
     _check_rows(graph, x)
-    triples = ops.edge_attention(graph, query, x, relation_vectors)
+    sources = gather_rows(x, axis)
+    triples = ops.edge_attention(graph, query, sources, relation_vectors)
     if correlation is None or correlation_relation is None:
         return triples.values
     num_items = num_receivers(correlation)
     joined = _as_knowledge(correlation, correlation_weight)
-    related = ops.edge_attention(joined, query[:num_items], x[:num_items], correlation_relation)
+    item_sources = _slice_of_each(sources, 0, num_items, axis)
+    related = ops.edge_attention(joined, query[:num_items], item_sources, correlation_relation)
     items = AttentionOutput(triples.values[:num_items], triples.logsumexp[:num_items])
     return jnp.concatenate([merge_attention(items, related), triples.values[num_items:]])
 
@@ -210,6 +225,12 @@ def merge_attention(a: AttentionOutput, b: AttentionOutput) -> Float[Array, "n d
     share = jnp.where(both, share, a_some.astype(share.dtype))
     # Rows without edges have zero values, so the share given to them does not matter.
     return share[:, None] * a.values + (1.0 - share)[:, None] * b.values
+
+
+def _slice_of_each(sources: Array, start: int, stop: int, axis: Axis) -> Array:
+    """Of gathered rows, those from `start` to `stop` of every device's part."""
+    parts = sources.reshape(num_shards(axis), -1, sources.shape[1])
+    return parts[:, start:stop].reshape(-1, sources.shape[1])
 
 
 def _check_rows(graph: jraph.GraphsTuple, x: Array) -> None:

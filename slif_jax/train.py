@@ -9,19 +9,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from slif_jax import data, plots
-from slif_jax.checkpoint import Checkpoints, Progress
+from slif_jax.checkpoint import Checkpoints, Progress, as_shapes
 from slif_jax.config import Config
-from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
+from slif_jax.engine import make_engine
+from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
 from slif_jax.model import make_model
 from slif_jax.prepare import load_dataset
 from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
-from slif_jax.train_state import init_train_state, make_optimizer
-from slif_jax.train_step import close_the_loop, feed_back, make_run_epoch, rebuild_is_due, training_data
+from slif_jax.train_state import init_train_state
+from slif_jax.train_step import rebuild_is_due, training_data
 from slif_jax.workdir import Workdir, peak_memory_bytes
 
 
@@ -50,6 +52,7 @@ def train_and_evaluate(
     checkpoint_every: int = 10,
     evaluate_test: bool = True,
     flags_text: str | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Runs a whole training and leaves everything in `workdir`.
 
@@ -62,6 +65,8 @@ def train_and_evaluate(
       checkpoint_every: epochs between two checkpoints; a new best is saved as well.
       evaluate_test: False leaves test alone, for a search over settings; the same call with True later evaluates it.
       flags_text: written to `flags.txt`, for programs that are started with flags.
+      mesh: devices that share the work, see `sharding.make_mesh`; None is the default device alone. A run can go on
+        with another mesh than it began with.
 
     Returns:
       What `result.json` holds.
@@ -99,8 +104,8 @@ def train_and_evaluate(
             seconds[phase] = seconds.get(phase, 0.0) + value
 
         with seconds.measure("compile"):
-            encode = jax.jit(model.encode).lower(state.serving_params, graphs, state.correlation).compile()
-            run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
+            engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
+            shapes, state = as_shapes(state), engine.put(state)
 
         with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
             reporter.say(dataset.summary())
@@ -114,32 +119,31 @@ def train_and_evaluate(
                 kept = None
                 if rebuild_is_due(status.epoch, config):
                     with seconds.measure("rebuild"):
-                        state, kept = jax.block_until_ready(close_the_loop(state, config))
+                        state, kept = jax.block_until_ready(engine.close_the_loop(state))
                 with seconds.measure("train"):
-                    state, parts = jax.block_until_ready(run_epoch(state, graphs, examples))
+                    state, parts = jax.block_until_ready(engine.run_epoch(state))
                 losses = {name: float(value) for name, value in parts.items()}
                 _check_finite(losses, status.epoch + 1, folder)
                 with seconds.measure("evaluate"):
-                    encoded = encode(state.serving_params, graphs, state.correlation)
-                    state = feed_back(state, encoded, graphs, config)
+                    encoded = engine.encode(state)
+                    state = engine.feed_back(state, encoded)
                     scores = {}
                     if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
-                        scores = evaluate_vectors(encoded.final, tasks[rules.select_part]).means()
+                        scores = engine.evaluate(encoded, rules.select_part).means()
                 status, is_best = _advance(status, scores, rules, seconds)
                 row = {"epoch": status.epoch, "loss": losses, "valid": {}, "correlation_kept": _number(kept)}
                 row[rules.select_part] = scores
                 folder.append_metrics(row)
                 if is_best or status.epoch % checkpoint_every == 0 or _is_over(status, config):
-                    checkpoints.save(state, status)
+                    checkpoints.save(engine.get(state), status)
                 reporter.epoch(row, best=status.best_value)
             checkpoints.wait()
             if not len(dataset.splits[rules.select_part]):
                 status = dataclasses.replace(status, best_epoch=status.epoch)
             elif status.best_epoch != status.epoch:
-                state, _ = checkpoints.restore(state, status.best_epoch)
+                state = engine.put(checkpoints.restore(shapes, status.best_epoch)[0])
             with seconds.measure("evaluate"):
-                encoded = encode(state.serving_params, graphs, state.correlation)
-                test = evaluate_vectors(encoded.final, tasks["test"]) if evaluate_test else None
+                test = engine.evaluate(engine.encode(state), "test") if evaluate_test else None
             if test is not None:
                 save_users(folder.path / "test_users.npz", test, dataset, config)
             result = _result(config, dataset, status, test, seconds)

@@ -1,5 +1,6 @@
 """One step, one epoch as a jitted scan over steps, and the step that closes the self-loop between two epochs."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from slif_jax import correlation, losses, sampling
+from slif_jax.collectives import Axis, num_shards, own_share, shard_index, take_rows, take_rows_everywhere, total
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features
 from slif_jax.model import Encoded, Params, SlifMr, Views
+from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
 from slif_jax.train_state import TrainState
 
@@ -28,6 +31,8 @@ class TrainingData(NamedTuple):
 
     interactions: Interactions
     triples: Int[Array, "t 3"]
+    places: Places | None = None
+    """Where the rows are, when several devices share them in another order; the ids here are the data set's."""
 
 
 def training_data(dataset: Dataset) -> TrainingData:
@@ -58,81 +63,123 @@ def loss_fn(
 
     Reference: docs/method.md, section 5.
     """
-    config = model.config
+    config, axis = model.config, model.axis
     all_users, all_items = model.encode_views(params, graphs, correlation_graph)
-    item_ids = jnp.concatenate([batch.positives, batch.negatives.reshape(-1)])
-    final_users, final_items = _fuse_rows(model, params, (all_users, batch.users), (all_items, item_ids))
+    shared = config.loss == "softmax"
+    negative_ids = batch.negatives.reshape(-1)
+    (users,), (positives, negatives) = _fuse_rows(
+        model,
+        params,
+        (all_users, [_Wanted(batch.users)]),
+        (all_items, [_Wanted(batch.positives), _Wanted(negative_ids, shared)]),
+    )
     if config.dropout:
-        kept = jax.random.bernoulli(batch.rng, 1.0 - config.dropout, final_users.shape)
-        final_users = jnp.where(kept, final_users / (1.0 - config.dropout), 0.0)
-    total = jnp.maximum(jnp.sum(batch.weight), 1.0)
+        users = _drop_entries(batch.rng, users, config.dropout, axis)
+    weight = own_share(batch.weight, axis)
+    count = jnp.maximum(jnp.sum(batch.weight), 1.0)
 
     def mean(values: Array) -> Array:
-        return jnp.sum(values * batch.weight) / total
+        return total(jnp.sum(values * weight), axis) / count
 
-    parts = {"recommendation": mean(_recommendation_loss(final_users, final_items, batch, config))}
+    parts = {"recommendation": mean(_recommendation_loss(users, positives, negatives, batch, model))}
     parts["consistency"] = jnp.zeros(())
     if config.consistency and config.side_information and all_users.sides:
-        parts["consistency"] = config.consistency_weight * _consistency_loss(
-            all_users, all_items, graphs, batch, config
-        )
+        parts["consistency"] = config.consistency_weight * _consistency_loss(all_users, all_items, graphs, batch, model)
     parts["knowledge"] = jnp.zeros(())
     if triples is not None:
-        parts["knowledge"] = config.knowledge_weight * jnp.mean(_knowledge_loss(params, triples, model.num_items))
+        knowledge = _knowledge_loss(params, triples, model)
+        parts["knowledge"] = config.knowledge_weight * total(jnp.sum(knowledge), axis) / len(triples.heads)
+    user_l2, item_l2 = losses.l2_loss(params["user_embedding"]), losses.l2_loss(params["item_embedding"])
     parts["l2"] = config.l2 * mean(
-        losses.l2_loss(
-            params["user_embedding"][batch.users],
-            params["item_embedding"][batch.positives],
-            params["item_embedding"][batch.negatives[:, 0]],
-        )
+        take_rows(user_l2, batch.users, axis)
+        + take_rows(item_l2, batch.positives, axis)
+        + _take(item_l2, _Wanted(batch.negatives[:, 0], shared), axis)
     )
     loss = sum(parts.values(), jnp.zeros(()))
     return loss, {"loss": loss, **parts}
 
 
-def _recommendation_loss(users: Array, items: Array, batch: Batch, config: Config) -> Array:
-    """`items` are the final vectors of the positives, then of the negatives, row by row."""
-    positives, negatives = items[: len(users)], items[len(users) :]
+def _drop_entries(rng: Array, x: Array, share: float, axis: Axis) -> Array:
+    """Dropout whose mask depends on the row's number in the batch, and not on the device that has it."""
+    rows = shard_index(axis) * len(x) + jnp.arange(len(x))
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, rows)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - share, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1.0 - share), 0.0)
+
+
+def _recommendation_loss(users: Array, positives: Array, negatives: Array, batch: Batch, model: SlifMr) -> Array:
+    """`negatives` are those of all examples, or of each one in turn."""
+    config = model.config
     if config.loss == "softmax":
         return losses.sampled_softmax_loss(
             users,
             positives,
             negatives,
-            excluded=batch.positives[:, None] == batch.negatives,
+            excluded=own_share(batch.positives, model.axis)[:, None] == batch.negatives,
             temperature=config.softmax_temperature,
             focus=config.softmax_focus,
         )
-    negatives = negatives.reshape(*batch.negatives.shape, -1)
+    negatives = negatives.reshape(len(users), -1, negatives.shape[1])
     return losses.bpr_loss(jnp.sum(users * positives, axis=1), jnp.sum(users[:, None, :] * negatives, axis=2))
 
 
-def _fuse_rows(model: SlifMr, params: Params, *wanted: tuple[Views, Array]) -> list[Array]:
+class _Wanted(NamedTuple):
+    """Rows of a table that a step uses: each device's share of them, or all of them on every device."""
+
+    ids: Array
+    everywhere: bool = False
+
+
+def _take(x: Array, wanted: _Wanted, axis: Axis) -> Array:
+    return (take_rows_everywhere if wanted.everywhere else take_rows)(x, wanted.ids, axis)
+
+
+def _fuse_rows(model: SlifMr, params: Params, *tables: tuple[Views, list[_Wanted]]) -> list[list[Array]]:
     """Final vectors of some rows of several tables. Fusion works row by row, so all are fused at once.
 
     Of each table the shorter of the wanted rows and the whole is fused.
     """
-    tables = [views.take(ids) if len(ids) < len(views.collaborative) else views for views, ids in wanted]
-    fused, _ = model.fuse(params, jax.tree.map(lambda *parts: jnp.concatenate(parts), *tables))
-    bounds = np.cumsum([len(table.collaborative) for table in tables])[:-1]
+    axis, rows = model.axis, []
+    whole = [len(views.collaborative) * num_shards(axis) <= sum(len(w.ids) for w in wanted) for views, wanted in tables]
+    for (views, wanted), all_rows in zip(tables, whole, strict=True):
+        taken = [jax.tree.map(functools.partial(_take, wanted=w, axis=axis), views) for w in wanted if not all_rows]
+        rows.extend(taken or [views])
+    fused, _ = model.fuse(params, jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows))
+    bounds = np.cumsum([len(part.collaborative) for part in rows])[:-1]
+    parts = iter(jnp.split(fused, bounds))
     final = []
-    for part, table, (views, ids) in zip(jnp.split(fused, bounds), tables, wanted, strict=True):
-        final.append(part[ids] if table is views else part)
+    for (_, wanted), all_rows in zip(tables, whole, strict=True):
+        table = next(parts) if all_rows else None
+        final.append([next(parts) if table is None else _take(table, w, axis) for w in wanted])
     return final
 
 
 @jax.named_scope("consistency")
-def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, config: Config) -> Array:
+def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, model: SlifMr) -> Array:
     """Mean over all pairs of views, the collaborative one among them, of the first items and users of the batch."""
+    config, axis = model.config, model.axis
     rows = min(config.consistency_batch, batch.users.shape[0])
     real = batch.weight[:rows] > 0
     ids = batch.positives[:rows]
-    users, items = all_users.take(batch.users[:rows]), all_items.take(ids)
+    take = functools.partial(_take, axis=axis)
+    users = jax.tree.map(functools.partial(take, wanted=_Wanted(batch.users[:rows], True)), all_users)
+    items = jax.tree.map(functools.partial(take, wanted=_Wanted(ids, True)), all_items)
     first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
-    has = {name: item_features(graph).present[ids] for name, graph in graphs.features.items()}
+    has = {
+        name: take(item_features(graph).present.astype(jnp.float32), _Wanted(ids, True)) > 0
+        for name, graph in graphs.features.items()
+    }
 
     def contrast(pair: tuple[Array, Array, Array]) -> Array:
         anchors, others, mask = pair
-        values = losses.info_nce_loss(anchors, others, mask=mask, temperature=config.consistency_temperature)
+        anchors = own_share(anchors, axis)
+        values = losses.info_nce_loss(
+            anchors,
+            others,
+            mask=mask,
+            temperature=config.consistency_temperature,
+            first=shard_index(axis) * len(anchors),
+        )
         return jnp.sum(values) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
 
     anchors, others, masks = [], [], []
@@ -143,7 +190,8 @@ def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch:
             others.append(sides[b])
             masks.append(first & has.get(a, first) & has.get(b, first) if views is items else first)
     # A loop, not a batched product: compiled once for all pairs, and only one [rows, rows] array at a time.
-    return jnp.mean(jax.lax.map(contrast, (jnp.stack(anchors), jnp.stack(others), jnp.stack(masks))))
+    values = jax.lax.map(contrast, (jnp.stack(anchors), jnp.stack(others), jnp.stack(masks)))
+    return total(jnp.mean(values), axis)
 
 
 def _first_of_each(ids: Array, real: Array) -> Array:
@@ -152,21 +200,14 @@ def _first_of_each(ids: Array, real: Array) -> Array:
     return real & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
 
 
-def _knowledge_loss(params: Params, triples: TripleBatch, num_items: int) -> Array:
-    def entity(ids: Array) -> Array:
-        tables = params["item_embedding"], params["entity_embedding"]
-        if tables[1].shape[0] == 0:
-            return tables[0][ids]
-        is_item = ids < num_items
-        items = tables[0][jnp.where(is_item, ids, 0)]
-        others = tables[1][jnp.where(is_item, 0, ids - num_items)]
-        return jnp.where(is_item[:, None], items, others)
-
+def _knowledge_loss(params: Params, triples: TripleBatch, model: SlifMr) -> Array:
+    axis = model.axis
+    entities = jnp.concatenate([params["item_embedding"], params["entity_embedding"]])
     return losses.translation_loss(
-        entity(triples.heads),
-        params["translations"][triples.relations],
-        entity(triples.tails),
-        entity(triples.corrupted_tails),
+        take_rows(entities, triples.heads, axis),
+        params["translations"][own_share(triples.relations, axis)],
+        take_rows(entities, triples.tails, axis),
+        take_rows(entities, triples.corrupted_tails, axis),
     )
 
 
@@ -199,9 +240,12 @@ def make_train_step(
         )
         triples = None
         if model.knowledge:
+            entities = model.num_entities if data.places is None else data.places.entities.shape[0]
             triples = sampling.sample_triples(
-                triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
+                triple_rng, data.triples, num_entities=entities, batch_size=config.knowledge_batch
             )
+        if data.places is not None:
+            batch, triples = data.places.of_batch(batch), data.places.of_triples(triples)
         grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -211,21 +255,22 @@ def make_train_step(
     return train_step
 
 
-def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stages.Wrapped:
-    """A jitted function that runs a whole epoch as one `lax.scan`; the state is donated.
+def make_epoch(
+    model: SlifMr, tx: optax.GradientTransformation
+) -> Callable[[TrainState, Graphs, TrainingData], tuple[TrainState, dict[str, Array]]]:
+    """A pure function that runs a whole epoch as one `lax.scan` over steps.
 
     Args:
-      model: from `make_model`.
+      model: from `make_model`; with an axis, the function is for one device of `jax.shard_map` or `jax.pmap`.
       tx: optimizer.
 
     Returns:
-      `run_epoch(state, graphs, data)`: the state after the epoch, with `item_vectors` brought up to date, and the
-      epoch's mean of each part of the loss.
+      `epoch(state, graphs, data)`: the state after the epoch, and the epoch's mean of each part of the loss.
     """
     config = model.config
     train_step = make_train_step(model, tx)
 
-    def run_epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, dict[str, Array]]:
+    def epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, dict[str, Array]]:
         order_rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
         order = sampling.epoch_order(order_rng, data.interactions.users.shape[0], config.batch_size)
 
@@ -243,7 +288,12 @@ def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stage
         share = examples / jnp.sum(examples)
         return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}
 
-    return jax.jit(run_epoch, donate_argnums=0)
+    return epoch
+
+
+def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stages.Wrapped:
+    """`make_epoch`, jitted; the state is donated."""
+    return jax.jit(make_epoch(model, tx), donate_argnums=0)
 
 
 def average_parameters(state: TrainState, config: Config) -> TrainState:
@@ -272,12 +322,13 @@ def rebuild_is_due(epoch: int, config: Config) -> bool:
     return (epoch - config.correlation_start) % config.correlation_period == 0
 
 
-def close_the_loop(state: TrainState, config: Config) -> tuple[TrainState, Float[Array, ""]]:
+def close_the_loop(state: TrainState, config: Config, axis: Axis = None) -> tuple[TrainState, Float[Array, ""]]:
     """Rebuilds the correlation graph from the fed back item vectors.
 
     Args:
       state: after an epoch.
       config: settings.
+      axis: mesh axis over which the items are shared.
 
     Returns:
       The state that the next epoch starts with, and the share of the correlation edges that were there before.
@@ -285,9 +336,11 @@ def close_the_loop(state: TrainState, config: Config) -> tuple[TrainState, Float
     rebuilt = correlation.rebuild(
         state.item_vectors,
         num_neighbors=config.correlation_neighbors,
+        mutual=config.correlation_mutual,
         recall_target=config.correlation_recall if config.correlation_recall < 1 else None,
+        axis=axis,
     )
-    kept = correlation.share_kept(state.correlation, rebuilt, num_neighbors=config.correlation_neighbors)
+    kept = correlation.share_kept(state.correlation, rebuilt, num_neighbors=config.correlation_neighbors, axis=axis)
     return state.replace(correlation=rebuilt), kept
 
 

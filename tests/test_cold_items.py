@@ -68,7 +68,9 @@ def test_nothing_to_inherit(dataset: Dataset):
 
 def test_inherited_rows_have_the_direction_of_the_neighbours_and_the_length_of_a_warm_item():
     x = jnp.array([[3.0, 4.0], [9.0, 9.0], [0.0, 1.0], [7.0, 7.0]])
-    cold = ColdItems(jnp.array([1, 3]), jnp.array([[0, 2], [2, 0]]), jnp.array([[0.25, 0.75], [1.0, 0.0]]))
+    cold = ColdItems(
+        jnp.array([1, 3]), jnp.array([[0, 2], [2, 0]]), jnp.array([[0.25, 0.75], [1.0, 0.0]]), jnp.float32(2)
+    )
     between = np.array([0.75, 1.75])
     expected = [[3, 4], 3 * between / np.linalg.norm(between), [0, 1], [0, 3]]  # 3 is the mean of lengths 5 and 1
     np.testing.assert_allclose(inherit(x, cold), expected, rtol=1e-6)

@@ -156,7 +156,7 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
 
 
 def test_a_noise_study_has_level_0_and_leaves_the_model_seed_alone(dataset: data.Dataset):
-    against = "--noself_loop", dataclasses.replace(CONFIG, self_loop=False)
+    against = [("--noself_loop", dataclasses.replace(CONFIG, self_loop=False))]
     plan = studies.noise(CONFIG, dataset, kind="triples", levels=(20, 10), seeds=(0, 1), against=against)
     assert [(arm.group, arm.x, arm.config.triple_noise) for arm in plan.arms] == [
         ("this configuration", 0.0, 0.0),
@@ -229,7 +229,7 @@ def test_a_stopped_study_goes_on_with_what_is_left(training: FakeTraining, datas
     assert studies.run_study(plan, tmp_path, progress="off") == first
     assert len(training.calls) == 3
     more = studies.seeds(
-        CONFIG, dataset, seeds=(0, 1, 2, 3), against=("b", dataclasses.replace(CONFIG, self_loop=False))
+        CONFIG, dataset, seeds=(0, 1, 2, 3), against=[("b", dataclasses.replace(CONFIG, self_loop=False))]
     )
     studies.run_study(more, tmp_path, progress="off")
     assert len(training.calls) == 8

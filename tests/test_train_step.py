@@ -121,14 +121,13 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
         counts["loss"] += 1
         return real_loss(*args)
 
-    def counted_rebuild(item_vectors, *, num_neighbors, recall_target):
+    def counted_rebuild(item_vectors, **options):
         counts["rebuild"] += 1
-        return real_rebuild(item_vectors, num_neighbors=num_neighbors, recall_target=recall_target)
+        return real_rebuild(item_vectors, **options)
 
     monkeypatch.setattr(train_step, "loss_fn", counted_loss)
-    monkeypatch.setattr(
-        correlation, "rebuild", jax.jit(counted_rebuild, static_argnames=("num_neighbors", "recall_target"))
-    )
+    static = ("num_neighbors", "mutual", "recall_target", "axis")
+    monkeypatch.setattr(correlation, "rebuild", jax.jit(counted_rebuild, static_argnames=static))
     model, graphs, state, data = set_up(dataset, TINY)
     run = train_step.make_run_epoch(model, make_optimizer(TINY))
     encode = jax.jit(model.encode)

@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int32
 
 from slif_jax.kernels.layout import Structure
+from slif_jax.kernels.shards import result
 
 _ROWS = 8  # rows of a program
 _LANES = 128
@@ -107,7 +108,7 @@ def _chunk(ids: Array, values: Array, table: Array, *, interpret: bool) -> Array
 
     return pl.pallas_call(
         body,
-        out_shape=jax.ShapeDtypeStruct((rows, columns), jnp.float32),
+        out_shape=result((rows, columns), jnp.float32, ids, values, table),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(rows // _ROWS,),

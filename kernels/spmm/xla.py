@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from slif_jax.kernels.layout import EllBlock, Structure
+from slif_jax.kernels.shards import match_shards
 from slif_jax.kernels.spmm import reference
 
 sddmm = reference.sddmm
@@ -47,6 +48,6 @@ def _scan_slots(block: EllBlock, weight: Array, x: Array) -> Array:
         rows = x.at[ids].get(mode="fill", fill_value=0).astype(jnp.float32)
         return total + w[:, None] * rows, None
 
-    start = jnp.zeros((block.rows.shape[0], x.shape[1]), jnp.float32)
+    start, _, _ = match_shards(jnp.zeros((block.rows.shape[0], x.shape[1]), jnp.float32), weight, x)
     total, _ = jax.lax.scan(slot, start, (values.T, jnp.asarray(block.senders).T))
     return total

@@ -137,7 +137,7 @@ def noise(
     kind: str,
     levels: Sequence[float | int],
     seeds: Sequence[int],
-    against: tuple[str, Config] | None = None,
+    against: Sequence[tuple[str, Config]] = (),
     **options: Any,
 ) -> Plan:
     """The same configuration on training data with more and more noise.
@@ -148,7 +148,7 @@ def noise(
       kind: a key of `NOISE_KINDS`.
       levels: percents of noise, from 0 to 100; 0 is always run.
       seeds: seeds of the model; the noise has `config.noise_seed`.
-      against: label and configuration of a second curve.
+      against: labels and configurations of further curves.
       **options: `metrics`, `alternative` of `Plan`.
 
     Returns:
@@ -165,7 +165,7 @@ def noise(
     if len(percents) < 2 or percents[0] < 0 or percents[-1] > 100:
         raise ValueError(f"`levels` must be percents from 0 to 100, one above 0: got {list(levels)}.")
     arms = []
-    for name, settings in [("this configuration", config), *([against] if against else [])]:
+    for name, settings in [("this configuration", config), *against]:
         shown = f"{name}, " if against else ""
         for level in percents:
             config_of_level = dataclasses.replace(settings, **{NOISE_KINDS[kind]: level / 100})
@@ -180,7 +180,7 @@ def cold_start(
     dataset: Dataset,
     *,
     seeds: Sequence[int],
-    against: tuple[str, Config] | None = None,
+    against: Sequence[tuple[str, Config]] = (),
     **options: Any,
 ) -> Plan:
     """Some items without any training interaction: what are they worth with and without side information?
@@ -189,7 +189,7 @@ def cold_start(
       config: what is trained; `cold_items` is the share of the items that lose their training interactions.
       dataset: its data, for the heading.
       seeds: seeds of the model.
-      against: label and configuration of the other arm; None is the same without side information.
+      against: labels and configurations of the other arms; none: the same without side information.
       **options: `metrics`, `alternative` of `Plan`.
 
     Returns:
@@ -200,10 +200,9 @@ def cold_start(
     """
     if not config.cold_items:
         raise ValueError("`cold_items` must be above 0 for --study=cold_start: got 0.0. Try --cold_items=0.1.")
-    if against is None:
-        against = "no side information (LightGCN)", dataclasses.replace(config, side_information=False)
+    others = against or [("no side information (LightGCN)", dataclasses.replace(config, side_information=False))]
     first = Arm("this configuration", config)
-    arms = [first, Arm(*against, first.label)]
+    arms = [first, *(Arm(*other, first.label) for other in others)]
     title = f"{config.cold_items * 100:g} % of the items of {dataset.name} cold"
     return _plan("cold_start", title, arms, seeds, config, {"parts": ("all", "warm", "cold"), **options})
 
@@ -213,24 +212,23 @@ def seeds(
     dataset: Dataset,
     *,
     seeds: Sequence[int],
-    against: tuple[str, Config] | None = None,
+    against: Sequence[tuple[str, Config]] = (),
     **options: Any,
 ) -> Plan:
-    """One configuration over seeds, alone or against a second one.
+    """One configuration over seeds, alone or against others.
 
     Args:
       config: what is trained.
       dataset: its data, for the heading.
       seeds: seeds of the model.
-      against: label and configuration of the second one.
+      against: labels and configurations of the others.
       **options: `metrics`, `alternative` of `Plan`; without an expectation the alternative is two-sided.
 
     Returns:
       The plan.
     """
-    arms = [Arm("this configuration", config)]
-    if against:
-        arms.append(Arm(against[0], against[1], arms[0].label))
+    first = Arm("this configuration", config)
+    arms = [first, *(Arm(*other, first.label) for other in against)]
     title = f"{len(seeds)} seeds on {dataset.name}"
     return _plan("seeds", title, arms, seeds, config, {"alternative": "two-sided", **options})
 

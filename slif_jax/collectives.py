@@ -1,0 +1,98 @@
+"""Tables whose rows several devices share: how a device comes by the rows of the others.
+
+Everything here runs inside `jax.shard_map` (or `jax.pmap`) over a mesh axis, or over several taken together. With
+`axis=None` there is one device, and each function is what it would be without devices: no other code asks which.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, Shaped
+
+Axis = str | tuple[str, ...] | None
+
+
+def num_shards(axis: Axis) -> int:
+    """Devices that share the rows."""
+    return 1 if axis is None else jax.lax.axis_size(axis)
+
+
+def shard_index(axis: Axis) -> Int[Array, ""] | int:
+    """Which of them this device is, from 0."""
+    return 0 if axis is None else jax.lax.axis_index(axis)
+
+
+def gather_rows(x: Shaped[Array, "r ..."], axis: Axis) -> Shaped[Array, "n ..."]:
+    """The whole table on every device; its derivative is a reduce-scatter.
+
+    Args:
+      x: `[R, ...]`, this device's rows.
+      axis: mesh axis, or None.
+
+    Returns:
+      `[devices * R, ...]`, the rows of the first device first.
+    """
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def take_rows(x: Float[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Float[Array, "c ..."]:
+    """This device's share of the rows `ids`, wherever they are; no device sees the whole table.
+
+    Every device looks up what it holds of all B rows, and a reduce-scatter gives each its part; the derivative is an
+    all-gather of the B rows' gradients.
+
+    Args:
+      x: `[R, ...]`, this device's rows.
+      ids: `[B]` rows of the whole table, the same on every device; B is a multiple of the devices.
+      axis: mesh axis, or None.
+
+    Returns:
+      `[B / devices, ...]`: as `own_share(whole[ids])`.
+    """
+    if axis is None:
+        return x[ids]
+    return jax.lax.psum_scatter(_held(x, ids, axis), axis, tiled=True)
+
+
+def take_rows_everywhere(x: Float[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Float[Array, "b ..."]:
+    """The rows `ids`, all of them on every device.
+
+    Args:
+      x: `[R, ...]`, this device's rows.
+      ids: `[B]` rows of the whole table, the same on every device.
+      axis: mesh axis, or None.
+
+    Returns:
+      `[B, ...]`.
+    """
+    return x[ids] if axis is None else jax.lax.psum(_held(x, ids, axis), axis)
+
+
+def own_share(x: Shaped[Array, "b ..."], axis: Axis) -> Shaped[Array, "c ..."]:
+    """This device's part of an array that all devices have.
+
+    Args:
+      x: `[B, ...]`, the same on every device; B is a multiple of the devices.
+      axis: mesh axis, or None.
+
+    Returns:
+      `[B / devices, ...]`, contiguous rows.
+    """
+    if axis is None:
+        return x
+    rows = x.shape[0] // num_shards(axis)
+    return jax.lax.dynamic_slice_in_dim(x, shard_index(axis) * rows, rows)
+
+
+def total(x: Array, axis: Axis) -> Array:
+    """The sum over the devices, on every device."""
+    return x if axis is None else jax.lax.psum(x, axis)
+
+
+def _held(x: Array, ids: Array, axis: Axis) -> Array:
+    """The rows `ids` as far as this device has them, zeros for the rest."""
+    rows = x.shape[0]
+    local = ids - shard_index(axis) * rows
+    held = (local >= 0) & (local < rows)
+    found = x[jnp.clip(local, 0, rows - 1)]
+    return jnp.where(held.reshape(-1, *(1,) * (x.ndim - 1)), found, jnp.zeros((), x.dtype))

@@ -1,0 +1,208 @@
+"""The compiled functions of a training, on one device or on a mesh: the same pure functions, mapped or not."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from slif_jax.collectives import gather_rows
+from slif_jax.data import Dataset
+from slif_jax.evaluate import (
+    Evaluation,
+    RankingTask,
+    TaskArrays,
+    evaluate_vectors,
+    evaluation_of,
+    list_width,
+    rank_block,
+)
+from slif_jax.graphs import Graphs
+from slif_jax.model import Encoded, SlifMr, Vectors
+from slif_jax.placement import place, places
+from slif_jax.sharding import Sharder, check_divides
+from slif_jax.train_state import TrainState, make_optimizer
+from slif_jax.train_step import TrainingData, close_the_loop, feed_back, make_epoch, make_run_epoch
+
+LossParts = dict[str, Array]
+
+
+class Engine(NamedTuple):
+    """What a training does between two looks at the clock. States are as `put` gives them."""
+
+    put: Callable[[TrainState], TrainState]
+    """A state as `init_train_state` makes it, brought to the devices."""
+    get: Callable[[TrainState], TrainState]
+    """Undoes `put`: what is saved is the same on every mesh."""
+    run_epoch: Callable[[TrainState], tuple[TrainState, LossParts]]
+    """An epoch of steps; the state is donated."""
+    close_the_loop: Callable[[TrainState], tuple[TrainState, Array]]
+    """The rebuild of the correlation graph, and the share of its edges that were there before."""
+    encode: Callable[[TrainState], Encoded]
+    feed_back: Callable[[TrainState, Encoded], TrainState]
+    evaluate: Callable[[Encoded, str], Evaluation]
+    """Full ranking of a split."""
+
+
+def make_engine(
+    dataset: Dataset,
+    model: SlifMr,
+    graphs: Graphs,
+    data: TrainingData,
+    tasks: dict[str, RankingTask],
+    state: TrainState,
+    mesh: Mesh | None = None,
+) -> Engine:
+    """Compiles the functions of a training.
+
+    Args:
+      dataset: loaded data.
+      model: from `make_model`.
+      graphs: from `build_graphs`.
+      data: from `training_data`.
+      tasks: from `ranking_task`, by split.
+      state: from `init_train_state`; its values are not used.
+      mesh: devices to share the work; None for the default device alone.
+
+    Returns:
+      `Engine`.
+
+    Raises:
+      ValueError: if a batch cannot be shared evenly by the devices of the mesh.
+    """
+    if mesh is None:
+        return _on_one_device(model, graphs, data, tasks, state)
+    return _on_mesh(dataset, model, graphs, data, tasks, state, mesh)
+
+
+def _on_one_device(
+    model: SlifMr, graphs: Graphs, data: TrainingData, tasks: dict[str, RankingTask], state: TrainState
+) -> Engine:
+    config = model.config
+    encode = jax.jit(model.encode).lower(state.serving_params, graphs, state.correlation).compile()
+    run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, data).compile()
+    return Engine(
+        put=lambda state: state,
+        get=lambda state: state,
+        run_epoch=lambda state: run_epoch(state, graphs, data),
+        close_the_loop=lambda state: close_the_loop(state, config),
+        encode=lambda state: encode(state.serving_params, graphs, state.correlation),
+        feed_back=lambda state, encoded: feed_back(state, encoded, graphs, config),
+        evaluate=lambda encoded, split: evaluate_vectors(encoded.final, tasks[split]),
+    )
+
+
+class MeshProgram(NamedTuple):
+    """A training's arrays on a mesh, and the function of an epoch over them: for tests, studies and importers."""
+
+    sharder: Sharder
+    model: SlifMr
+    """For one device: it counts the rows that a device has."""
+    graphs: Graphs
+    data: TrainingData
+    run_epoch: jax.stages.Wrapped
+    """`run_epoch(state, graphs, data)`, jitted; the state is donated."""
+
+
+def mesh_program(
+    dataset: Dataset, model: SlifMr, graphs: Graphs, data: TrainingData, state: TrainState, mesh: Mesh
+) -> MeshProgram:
+    """Shares a training out over a mesh.
+
+    Args:
+      dataset: loaded data.
+      model: from `make_model`.
+      graphs: from `build_graphs`.
+      data: from `training_data`.
+      state: from `init_train_state`; its values are not used.
+      mesh: the devices.
+
+    Returns:
+      `MeshProgram`.
+
+    Raises:
+      ValueError: if a batch cannot be shared evenly by the devices.
+    """
+    config = model.config
+    sizes = {"batch_size": config.batch_size}
+    if config.consistency and (model.modalities or model.knowledge):
+        sizes["consistency_batch"] = min(config.consistency_batch, config.batch_size)
+    if model.knowledge:
+        sizes["knowledge_batch"] = config.knowledge_batch
+    check_divides(mesh, sizes)
+    placements = place(dataset, mesh.size)
+    sharder = Sharder(mesh, placements)
+    local = per_device_model(model, sharder)
+    sharded_graphs = sharder.graphs(graphs)
+    sharded_data = sharder.replicate(data._replace(places=places(placements)))
+    spec = sharder.state_spec(state)
+    epoch = jax.shard_map(
+        make_epoch(local, make_optimizer(config)),
+        mesh=mesh,
+        in_specs=(spec, sharder.graphs_spec(sharded_graphs), PartitionSpec()),
+        out_specs=(spec, PartitionSpec()),
+    )
+    return MeshProgram(sharder, local, sharded_graphs, sharded_data, jax.jit(epoch, donate_argnums=0))
+
+
+def per_device_model(model: SlifMr, sharder: Sharder) -> SlifMr:
+    """The model as one device of a mesh runs it."""
+    at = sharder.placements
+    return model.clone(
+        num_users=at.users.rows_each,
+        num_items=at.items.rows_each,
+        num_entities=at.entities.rows_each,
+        axis=sharder.axis,
+    )
+
+
+def _on_mesh(
+    dataset: Dataset,
+    model: SlifMr,
+    graphs: Graphs,
+    data: TrainingData,
+    tasks: dict[str, RankingTask],
+    state: TrainState,
+    mesh: Mesh,
+) -> Engine:
+    config = model.config
+    program = mesh_program(dataset, model, graphs, data, state, mesh)
+    sharder, local, graphs = program.sharder, program.model, program.graphs
+    rows, whole = sharder.rows, PartitionSpec()
+    spec, graphs_spec = sharder.state_spec(state), sharder.graphs_spec(graphs)
+
+    def mapped(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> jax.stages.Wrapped:
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
+
+    rebuild = mapped(lambda state: close_the_loop(state, config, sharder.axis), (spec,), (spec, whole))
+    encode = mapped(local.encode, (spec.params, graphs_spec, rows), rows)
+    feed = mapped(lambda *args: feed_back(*args, config), (spec, rows, graphs_spec), spec)
+    item_rows = sharder.replicate(jnp.asarray(sharder.placements.items.rows))
+
+    def evaluator(task: RankingTask) -> Callable[[Encoded], Evaluation]:
+        arrays, order = sharder.task(task)
+        specs: Any = TaskArrays(*([rows] * 5), whole, whole)  # pyright: ignore[reportArgumentType]
+
+        def rank(final: Vectors, arrays: TaskArrays, item_rows: Array) -> Array:
+            vectors = Vectors(final.users, gather_rows(final.items, sharder.axis)[item_rows])
+            starts = jnp.arange(0, arrays.users.shape[0], task.block, dtype=jnp.int32)
+            one = functools.partial(rank_block, width=list_width(task), block=task.block)
+            hits = jax.lax.map(lambda start: one(vectors, arrays, start), starts)
+            return hits.reshape(-1, hits.shape[-1])
+
+        ranked = mapped(rank, (rows, specs, whole), rows)
+        return lambda encoded: evaluation_of(task, sharder.on_host(ranked(encoded.final, arrays, item_rows))[order])
+
+    evaluators = {split: evaluator(task) for split, task in tasks.items()}
+    return Engine(
+        put=sharder.state,
+        get=sharder.state_on_host,
+        run_epoch=lambda state: program.run_epoch(state, graphs, program.data),
+        close_the_loop=rebuild,
+        encode=lambda state: encode(state.serving_params, graphs, state.correlation),
+        feed_back=lambda state, encoded: feed(state, encoded, graphs),
+        evaluate=lambda encoded, split: evaluators[split](encoded),
+    )

@@ -1,0 +1,298 @@
+"""The arrays of a training on a mesh: every device has its rows of the tables, and the edges that end at them.
+
+Here they are cut up and put together again, on the host. What devices do with them is written in `slif_jax.train_step`
+and `slif_jax.model`; `slif_jax.engine` maps it over the mesh.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from slif_jax.cold_items import ColdItems
+from slif_jax.evaluate import RankingTask, TaskArrays
+from slif_jax.graphs import Graphs, edge_weights, item_features
+from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of, pad_edges
+from slif_jax.placement import Placement, Placements
+from slif_jax.train_state import TrainState
+
+TABLES = ("user_embedding", "item_embedding", "entity_embedding")
+"""Parameters whose rows are users, items, and entities that are no items."""
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Reads the sizes of a mesh.
+
+    Args:
+      text: such as 'data:8' or 'data:4,model:2'; '' or 'none' for no mesh.
+
+    Returns:
+      Sizes by axis name, in order.
+
+    Raises:
+      ValueError: on anything else.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.replace(" ", "").split(",") if text not in ("", "none") else []:
+        name, _, size = part.partition(":")
+        if not name.isidentifier() or not size.isdecimal() or int(size) < 1 or name in sizes:
+            raise ValueError(f"A mesh is written like 'data:8' or 'data:4,model:2': got '{text}'.")
+        sizes[name] = int(size)
+    return sizes
+
+
+def make_mesh(text: str) -> Mesh | None:
+    """The mesh that `text` asks for, over all devices of all processes.
+
+    Args:
+      text: see `parse_mesh`.
+
+    Returns:
+      A mesh, or None for no mesh.
+
+    Raises:
+      ValueError: if the text cannot be read, or there are not as many devices.
+    """
+    sizes = parse_mesh(text)
+    if not sizes:
+        return None
+    wanted, have = math.prod(sizes.values()), jax.device_count()
+    if wanted > have or (jax.process_count() > 1 and wanted != have):
+        hint = ""
+        if jax.devices()[0].platform == "cpu":
+            hint = f" To try it out on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count={wanted}."
+        raise ValueError(f"--mesh={text} asks for {wanted} devices, there are {have}.{hint}")
+    devices = None if wanted == have else jax.devices()[:wanted]
+    types = (AxisType.Auto,) * len(sizes)  # explicit axes do not allow what graphs need
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+
+
+def check_divides(mesh: Mesh, sizes: dict[str, int]) -> None:
+    """Refuses sizes that cannot be shared evenly.
+
+    Args:
+      mesh: the mesh.
+      sizes: by the name of their setting.
+
+    Raises:
+      ValueError: naming the first that is not a multiple of the devices.
+    """
+    for name, size in sizes.items():
+        if size % mesh.size:
+            better = -(-size // mesh.size) * mesh.size
+            raise ValueError(f"--{name} must be a multiple of the {mesh.size} devices: got {size}. Try {better}.")
+
+
+class Sharder:
+    """Puts arrays on a mesh, and gets them back.
+
+    In a run of several processes each of them calls everything with equal arguments, and puts what its devices hold.
+    """
+
+    def __init__(self, mesh: Mesh, placements: Placements) -> None:
+        self.mesh = mesh
+        self.placements = placements
+        self.axis = tuple(mesh.axis_names)
+        self.rows = PartitionSpec(self.axis)
+        self._of_table = dict(zip(TABLES, (placements.users, placements.items, placements.others), strict=True))
+
+    def replicate(self, tree: Any) -> Any:
+        """The same arrays on every device."""
+
+        def put(x: Any) -> jax.Array:
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+            host = np.asarray(x)
+            return jax.make_array_from_callback(host.shape, self._sharding(PartitionSpec()), lambda index: host[index])
+
+        return jax.tree.map(put, tree)
+
+    def assemble(self, make_part: Callable[[int], Any]) -> Any:
+        """Arrays made part by part: `make_part(k)` is what device k has, of equal shapes for all."""
+        devices = list(enumerate(self.mesh.devices.flat))
+        mine = [(k, device) for k, device in devices if device.process_index == jax.process_index()]
+        parts = [jax.device_put(make_part(k), device) for k, device in mine]
+
+        def join(*leaves: jax.Array) -> jax.Array:
+            shape = (len(devices) * leaves[0].shape[0], *leaves[0].shape[1:])
+            return jax.make_array_from_single_device_arrays(shape, self._sharding(self.rows), list(leaves))
+
+        return jax.tree.map(join, *parts)
+
+    def spread(self, values: Any, placement: Placement) -> jax.Array:
+        """A table, each device with its rows."""
+        host = np.asarray(values)
+        return self.assemble(lambda k: placement.part(host, k))
+
+    def graphs(self, graphs: Graphs) -> Graphs:
+        """The static graphs, each device with the edges that end at its rows."""
+        items, at = self.placements.items, self.placements
+        cold = None if graphs.cold is None else self._cold_items(graphs.cold)
+        features = {}
+        for name, graph in graphs.features.items():
+            nodes = jax.tree.map(lambda x: self.spread(x, items), item_features(graph))
+            features[name] = self.graph(graph, items, items)._replace(nodes=nodes)
+        return Graphs(
+            interactions=self.graph(graphs.interactions, at.nodes, at.nodes),
+            user_items=self.graph(graphs.user_items, at.users, items),
+            knowledge=None if graphs.knowledge is None else self.graph(graphs.knowledge, at.entities, at.entities),
+            features=features,
+            cold=cold,
+            warm=self.spread(graphs.warm, items),
+        )
+
+    def graph(self, graph: jraph.GraphsTuple, receivers: Placement, senders: Placement) -> jraph.GraphsTuple:
+        """A graph without nodes; receivers count a device's rows, senders those of all devices."""
+        edges, num_edges = edges_of(graph), int(np.asarray(layout_of(graph).indptr)[-1])
+        from_rows = senders.rows[np.asarray(graph.senders)[:num_edges]]
+        to_rows = receivers.rows[np.asarray(graph.receivers)[:num_edges]]
+        owner = to_rows // receivers.rows_each
+        slots = int(np.bincount(owner, minlength=receivers.num_shards).max(initial=0))
+        weight, relation = (None if x is None else np.asarray(x)[:num_edges] for x in edges)
+
+        def part(k: int) -> jraph.GraphsTuple:
+            mine = owner == k
+            built = build_graph(
+                from_rows[mine],
+                to_rows[mine] % receivers.rows_each,
+                None if weight is None else weight[mine],
+                None if relation is None else relation[mine],
+                num_senders=senders.total,
+                num_receivers=receivers.rows_each,
+                ell=False,
+            )
+            return pad_edges(built, slots)
+
+        return self.assemble(part)
+
+    def _cold_items(self, cold: ColdItems) -> ColdItems:
+        items = self.placements.items
+        rows = items.rows[np.asarray(cold.items)]
+        neighbors, weights = items.rows[np.asarray(cold.neighbors)], np.asarray(cold.weights)
+        owner = rows // items.rows_each
+        slots = int(np.bincount(owner, minlength=items.num_shards).max(initial=0))
+
+        def part(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            mine = np.flatnonzero(owner == k)
+            mine = mine[np.argsort(rows[mine])]
+            free = slots - len(mine)
+            # Places beyond the last row: distinct and ascending, and what is written there is dropped.
+            beyond = items.rows_each + np.arange(free, dtype=np.int32)
+            return (
+                np.concatenate([rows[mine] % items.rows_each, beyond]),
+                np.pad(neighbors[mine], ((0, free), (0, 0))),
+                np.pad(weights[mine], ((0, free), (0, 0))),
+            )
+
+        return ColdItems(*self.assemble(part), num_others=self.replicate(cold.num_others))
+
+    def state(self, state: TrainState) -> TrainState:
+        """A state as one device has it, spread over the mesh."""
+        items = self.placements.items
+        correlation, k = state.correlation, state.correlation.senders.shape[0] // len(items.rows)
+        weights = np.asarray(edge_weights(correlation)).reshape(-1, k)
+        neighbors = np.where(weights > 0, items.rows[np.asarray(correlation.senders)].reshape(-1, k), -1)
+
+        def part(k: int) -> jraph.GraphsTuple:
+            own_neighbors, own_weights = items.part(neighbors, k, fill=-1), items.part(weights, k)
+            return fixed_degree_graph(jnp.asarray(own_neighbors), jnp.asarray(own_weights), items.total)
+
+        def put(path: Any, leaf: Any) -> Any:
+            table = self._table(path)
+            return self.replicate(leaf) if table is None else self.spread(leaf, table)
+
+        rest = jax.tree.map_with_path(put, state.replace(correlation=None, item_vectors=None))
+        return rest.replace(correlation=self.assemble(part), item_vectors=self.spread(state.item_vectors, items))
+
+    def state_on_host(self, state: TrainState) -> TrainState:
+        """Undoes `state`."""
+        items = self.placements.items
+        k = state.correlation.senders.shape[0] // items.total
+        senders, weights = (
+            items.collect(self.on_host(x).reshape(-1, k))
+            for x in (state.correlation.senders, edge_weights(state.correlation))
+        )
+        neighbors = np.where(weights > 0, items.ids[senders], -1)
+        correlation = fixed_degree_graph(jnp.asarray(neighbors), jnp.asarray(weights), len(items.rows))
+
+        def get(path: Any, leaf: Any) -> Any:
+            table = self._table(path)
+            if table is not None:
+                return table.collect(self.on_host(leaf))
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                bits = jnp.asarray(self.on_host(jax.random.key_data(leaf)))
+                return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+            return self.on_host(leaf)
+
+        rest = jax.tree.map_with_path(get, state.replace(correlation=None, item_vectors=None))
+        return rest.replace(correlation=correlation, item_vectors=items.collect(self.on_host(state.item_vectors)))
+
+    def on_host(self, x: jax.Array) -> np.ndarray:
+        """All of an array, on every host."""
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        return np.asarray(jax.jit(lambda x: x, out_shardings=self._sharding(PartitionSpec()))(x))
+
+    def state_spec(self, state: TrainState) -> TrainState:
+        """How the axes of a state's arrays are shared, for `jax.shard_map`."""
+        rest = jax.tree.map_with_path(
+            lambda path, _: PartitionSpec() if self._table(path) is None else self.rows,
+            state.replace(correlation=None, item_vectors=None),
+        )
+        return rest.replace(correlation=self.rows, item_vectors=self.rows)
+
+    def graphs_spec(self, graphs: Graphs) -> Graphs:
+        """The same for static graphs: everything but single numbers is shared by rows."""
+        return jax.tree.map(lambda x: self.rows if x.ndim else PartitionSpec(), graphs)
+
+    def task(self, task: RankingTask) -> tuple[TaskArrays, np.ndarray]:
+        """A ranking task, each device with its users.
+
+        Args:
+          task: from `ranking_task`.
+
+        Returns:
+          Its arrays, but for `candidates` and `is_cold` shared by rows, and `[n]` where the row of each of `task.users`
+          stands in what the devices give, laid end to end.
+        """
+        users, arrays = self.placements.users, jax.tree.map(np.asarray, task.arrays)
+        owner = users.owner[task.users]
+        counts = np.bincount(owner, minlength=users.num_shards)
+        rows_each = max(1, -(-int(counts.max(initial=0)) // task.block)) * task.block
+        bounds = {name: getattr(arrays, f"{name}_indptr") for name in ("seen", "relevant")}
+        slots = {
+            name: int(np.bincount(owner, np.diff(at)[: len(owner)], minlength=users.num_shards).max(initial=0))
+            for name, at in bounds.items()
+        }
+
+        def part(k: int) -> tuple[np.ndarray, ...]:
+            mine = np.flatnonzero(owner == k)
+            free = rows_each - len(mine)
+            local = np.pad(users.rows[task.users[mine]] % users.rows_each, (0, free))
+            lists: list[np.ndarray] = []
+            for name, at in bounds.items():
+                lengths = np.diff(at)[mine]
+                indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+                chosen = np.arange(indptr[-1]) + np.repeat(at[mine] - indptr[:-1], lengths)
+                values = getattr(arrays, name)[chosen]
+                lists += [np.pad(indptr, (0, free), mode="edge"), np.pad(values, (0, slots[name] - len(values)))]
+            return (local.astype(np.int32), *lists)
+
+        place = np.empty(len(owner), np.int64)
+        by_owner = np.argsort(owner, kind="stable")
+        starts = np.cumsum(counts) - counts
+        place[by_owner] = owner[by_owner] * rows_each + np.arange(len(owner)) - starts[owner[by_owner]]
+        whole = self.replicate((task.arrays.candidates, task.arrays.is_cold))
+        return TaskArrays(*self.assemble(part), *whole), place
+
+    def _table(self, path: Any) -> Placement | None:
+        names = [getattr(key, "key", None) for key in path]
+        return next((self._of_table[name] for name in names if name in self._of_table), None)
+
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(self.mesh, spec)
