@@ -40,7 +40,7 @@ _ALTERNATIVE = flags.DEFINE_enum(
 _AGAINST = flags.DEFINE_multi_string(
     "against",
     [],
-    "Flags of another configuration, on top of these: --against='--noself_loop --width=32'. May be given several times.",
+    "Flags of another configuration, on top of these: --against='--noself_loop --width=32'. It may be given again.",
 )
 _NOISE = flags.DEFINE_enum("noise", "interactions", tuple(NOISE_KINDS), "What --study=noise spoils, in train only.")
 _LEVELS = flags.DEFINE_list("levels", "0,10,20,30", "Percents of noise; 0 is always run.")
