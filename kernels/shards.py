@@ -20,18 +20,19 @@ def match_shards(*trees: Any) -> Any:
       The same trees, as a tuple.
     """
     leaves = jax.tree.leaves(trees)
-    axes = frozenset().union(*(_axes(leaf) for leaf in leaves))
+    axes = frozenset().union(*(varying_axes(leaf) for leaf in leaves))
     if not axes:
         return trees
 
     def match(leaf: Any) -> Any:
-        missing = tuple(sorted(axes - _axes(leaf)))
+        missing = tuple(sorted(axes - varying_axes(leaf)))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(match, trees)
 
 
-def _axes(leaf: Any) -> frozenset:
+def varying_axes(leaf: Any) -> frozenset:
+    """The mesh axes over which an array is known to vary; none outside of shard_map, nor under pmap."""
     kind = jax.typeof(leaf)
     varying = getattr(kind, "vma", None)  # its name in older releases
     if varying is None:
@@ -41,7 +42,7 @@ def _axes(leaf: Any) -> frozenset:
 
 def result(shape: tuple[int, ...], dtype: Any, *like: Any) -> jax.ShapeDtypeStruct:
     """Describes a result that varies over the mesh axes over which the arrays of `like` vary."""
-    axes = frozenset().union(*(_axes(leaf) for leaf in like))
+    axes = frozenset().union(*(varying_axes(leaf) for leaf in like))
     if not axes:
         return jax.ShapeDtypeStruct(shape, dtype)
     if hasattr(jax.sharding, "ManualAxisType"):

@@ -4,10 +4,14 @@ Everything here runs inside `jax.shard_map` (or `jax.pmap`) over a mesh axis, or
 `axis=None` there is one device, and each function is what it would be without devices: no other code asks which.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Shaped
+
+from slif_jax.kernels.shards import varying_axes
 
 Axis = str | tuple[str, ...] | None
 
@@ -87,6 +91,27 @@ def own_share(x: Shaped[Array, "b ..."], axis: Axis) -> Shaped[Array, "c ..."]:
 def total(x: Array, axis: Axis) -> Array:
     """The sum over the devices, on every device."""
     return x if axis is None else jax.lax.psum(x, axis)
+
+
+def complete_gradients(grads: Any, is_shared: Any, axis: Axis) -> Any:
+    """The gradients of a loss that was summed over the devices, whoever mapped the function.
+
+    Under `jax.shard_map` the types tell which parameters all devices have, and JAX sums their gradients. Under
+    `jax.pmap` they do not: there each device has the gradient of what it did, times the number of devices.
+
+    Args:
+      grads: as `jax.grad` gives them on this device.
+      is_shared: of the same structure, whether the devices share the rows of a parameter; else all have it.
+      axis: mesh axis, or None.
+
+    Returns:
+      The gradients of the whole loss.
+    """
+    if axis is None or varying_axes(jax.lax.axis_index(axis)):
+        return grads
+    return jax.tree.map(
+        lambda grad, shared: grad / num_shards(axis) if shared else jax.lax.pmean(grad, axis), grads, is_shared
+    )
 
 
 def _held(x: Array, ids: Array, axis: Axis) -> Array:

@@ -21,6 +21,20 @@ from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_wei
 
 Params = dict[str, Any]
 
+TABLES = ("user_embedding", "item_embedding", "entity_embedding")
+"""Parameters whose rows are users, items, and entities that are no items."""
+
+
+def table_of(path: Any) -> str | None:
+    """The name in `TABLES` of what stands at a path of `jax.tree.map_with_path`, in parameters or optimizer moments."""
+    names = [getattr(key, "key", None) for key in path]
+    return next((name for name in names if name in TABLES), None)
+
+
+def is_table(path: Any) -> bool:
+    """Whether the rows of what stands at a path are nodes."""
+    return table_of(path) is not None
+
 
 class Views(NamedTuple):
     """The vectors of n users, or of n items, before they are fused."""

@@ -18,11 +18,9 @@ from slif_jax.cold_items import ColdItems
 from slif_jax.evaluate import RankingTask, TaskArrays
 from slif_jax.graphs import Graphs, edge_weights, item_features
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of, pad_edges
+from slif_jax.model import TABLES, table_of
 from slif_jax.placement import Placement, Placements
 from slif_jax.train_state import TrainState
-
-TABLES = ("user_embedding", "item_embedding", "entity_embedding")
-"""Parameters whose rows are users, items, and entities that are no items."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -250,6 +248,29 @@ class Sharder:
         """The same for static graphs: everything but single numbers is shared by rows."""
         return jax.tree.map(lambda x: self.rows if x.ndim else PartitionSpec(), graphs)
 
+    def for_pmap(self, tree: Any, spec: Any) -> tuple[Any, Any]:
+        """Arrays as `jax.pmap` takes them.
+
+        Args:
+          tree: arrays on the mesh, such as a state.
+          spec: of `state_spec` or `graphs_spec`; one for all arrays, or one for each.
+
+        Returns:
+          The arrays, those that are shared by rows with an axis of devices in front; and `in_axes` for them.
+        """
+        specs = jax.tree.broadcast(spec, tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
+        in_axes = jax.tree.map(lambda x, s: 0 if s == self.rows else None, tree, specs)
+
+        def stack(x: Any, s: PartitionSpec) -> Any:
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                return jax.random.wrap_key_data(
+                    jnp.asarray(self.on_host(jax.random.key_data(x))), impl=jax.random.key_impl(x)
+                )
+            host = jnp.asarray(self.on_host(x))
+            return host.reshape(self.mesh.size, -1, *x.shape[1:]) if s == self.rows else host
+
+        return jax.tree.map(stack, tree, specs), in_axes
+
     def task(self, task: RankingTask) -> tuple[TaskArrays, np.ndarray]:
         """A ranking task, each device with its users.
 
@@ -291,8 +312,8 @@ class Sharder:
         return TaskArrays(*self.assemble(part), *whole), place
 
     def _table(self, path: Any) -> Placement | None:
-        names = [getattr(key, "key", None) for key in path]
-        return next((self._of_table[name] for name in names if name in self._of_table), None)
+        name = table_of(path)
+        return None if name is None else self._of_table[name]
 
     def _sharding(self, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(self.mesh, spec)

@@ -14,11 +14,20 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from slif_jax import correlation, losses, sampling
-from slif_jax.collectives import Axis, num_shards, own_share, shard_index, take_rows, take_rows_everywhere, total
+from slif_jax.collectives import (
+    Axis,
+    complete_gradients,
+    num_shards,
+    own_share,
+    shard_index,
+    take_rows,
+    take_rows_everywhere,
+    total,
+)
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features
-from slif_jax.model import Encoded, Params, SlifMr, Views
+from slif_jax.model import Encoded, Params, SlifMr, Views, is_table
 from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
 from slif_jax.train_state import TrainState
@@ -247,6 +256,7 @@ def make_train_step(
         if data.places is not None:
             batch, triples = data.places.of_batch(batch), data.places.of_triples(triples)
         grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
+        grads = complete_gradients(grads, jax.tree.map_with_path(lambda path, _: is_table(path), grads), model.axis)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
