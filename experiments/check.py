@@ -34,6 +34,10 @@ def main() -> int:
     noted = {finding.kind for finding in notes}
     found = [(n.level, n.kind, n.message, n.count) for n in notes]
     found += [(s.level, s.kind, s.message, s.count) for s in seen if s.level == "warning" or s.kind not in noted]
+    try:
+        memory.check_fits(dataset, config)
+    except memory.WillNotFitError as refusal:
+        found.append(("warning", "memory", str(refusal), 1))
     found.sort(key=lambda entry: entry[0] != "warning")
     report = {
         "dataset": dataset.name,
@@ -42,6 +46,7 @@ def main() -> int:
         **sections,
         "findings": [dict(zip(("level", "kind", "message", "count"), entry, strict=True)) for entry in found],
         "memory_bytes": memory.estimate(dataset, config),
+        "free_bytes": memory.free_bytes(),
     }
     print(_text(report))
     if _JSON.value is not None:
@@ -61,7 +66,8 @@ def _text(report: dict[str, Any]) -> str:
     if report["knowledge_graph"]:
         lines += _block("knowledge graph", report["knowledge_graph"])
     parts = report["memory_bytes"]
-    lines += _block("memory that training needs, estimated, MiB", {k: round(v / 2**20, 1) for k, v in parts.items()})
+    needed = {name: round(value / 2**20, 1) for name, value in parts.items()}
+    lines += _block("memory that training needs, estimated, MiB", needed | {"there is": report["free_bytes"] / 2**20})
     warnings = [entry for entry in report["findings"] if entry["level"] == "warning"]
     remarks = [entry for entry in report["findings"] if entry["level"] != "warning"]
     for title, entries in (("warnings", warnings), ("remarks", remarks)):

@@ -1,22 +1,36 @@
 """What the programs share: flags made from `Config`, and one clear line where something is wrong."""
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
 
+from slif_jax import multihost
+from slif_jax.clusters import LaunchWarning
 from slif_jax.config import Config
 from slif_jax.data import DataError, DataWarning
 from slif_jax.workdir import WorkdirError
 
 USAGE_ERROR = 2
+HOST_LOST = 75  # EX_TEMPFAIL: the same command goes on
+LAUNCH_FLAGS = (
+    "multihost",
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+    "local_device_ids",
+    "init_timeout",
+    "heartbeat_timeout",
+)
 
 
 def define_config_flags(
@@ -131,12 +145,84 @@ def set_up_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
 
 
+def define_launch_flags() -> None:
+    """Flags that say which processes are one run; `several_hosts` applies them."""
+    flags.DEFINE_enum(
+        "multihost",
+        "auto",
+        multihost.MODES,
+        "auto: join the other processes where the flags below or the launcher (srun, mpirun of Open MPI 4, Cloud TPU, "
+        "a Kubernetes Job) say that there are some; on: fail where there are none; off: one process.",
+    )
+    flags.DEFINE_string(
+        "coordinator_address", None, "HOST:PORT of process 0, the same for all; default: what the launcher says."
+    )
+    flags.DEFINE_integer("num_processes", None, "Processes of the run; with --process_id.", lower_bound=1)
+    flags.DEFINE_integer(
+        "process_id", None, "Number of this process, from 0; the only flag that differs.", lower_bound=0
+    )
+    flags.DEFINE_list(
+        "local_device_ids",
+        None,
+        "GPUs of this process by their number on its host, as in 0,1,2,3; default: all, but under srun and mpirun ONE, "
+        "that of the process's local number.",
+    )
+    flags.DEFINE_integer(
+        "init_timeout", 300, "Seconds to wait for the other processes at the start; 1800 for hundreds.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "heartbeat_timeout", 100, "Seconds after which a silent process counts as lost and all end.", lower_bound=1
+    )
+
+
+@contextlib.contextmanager
+def several_hosts() -> Iterator[multihost.Hosts]:
+    """Joins the other processes of the run, and ends with them; before anything touches a device.
+
+    An error in one of several processes ends it at once, with the status that `run` would give: the others hang in a
+    collective then, and JAX ends them after --heartbeat_timeout. In one process errors go their ordinary way.
+
+    Yields:
+      Who takes part.
+
+    Raises:
+      ValueError: where the flags contradict each other, or the processes cannot be joined.
+    """
+    values = flags.FLAGS
+    ids = values.local_device_ids
+    hosts = multihost.initialize(
+        values.multihost,
+        values.coordinator_address,
+        values.num_processes,
+        values.process_id,
+        None if ids is None else _as_tuple("local_device_ids", ids, integers=True),
+        values.init_timeout,
+        values.heartbeat_timeout,
+    )
+    if hosts.count == 1:
+        yield hosts
+        return
+    print(f"Process {hosts.index} of {hosts.count}: {hosts.how}", file=sys.stderr)
+    try:
+        with multihost.lost_hosts_are_named():
+            yield hosts
+    except Exception as error:
+        if isinstance(error, multihost.HostLostError):
+            complain(str(error))
+            multihost.leave(HOST_LOST)
+        if _is_for_users(error):
+            multihost.leave(complain(str(error)))
+        traceback.print_exc()
+        multihost.leave(1)
+
+
 def flags_text() -> str:
-    """This program's flags as a flagfile that repeats the run."""
+    """This program's flags as a flagfile that repeats the run, also on other machines."""
     defined: list[str] = []
     for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
         if module == sys.argv[0] or module.startswith(("experiments", "__main__")):
-            defined += [flag.serialize() for flag in module_flags if flag.value is not None]
+            kept = [flag for flag in module_flags if flag.value is not None and flag.name not in LAUNCH_FLAGS]
+            defined += [flag.serialize() for flag in kept]
     return "".join(line + "\n" for line in sorted(defined))
 
 
@@ -156,7 +242,7 @@ def run(main: Callable[[], int | None]) -> None:
                 raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")
             return main() or 0
         except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-            if not isinstance(error, DataError | WorkdirError | OSError | FloatingPointError) and not _is_ours(error):
+            if not _is_for_users(error):
                 raise
             return complain(str(error))
         except KeyboardInterrupt:
@@ -173,10 +259,17 @@ _show_other_warning = warnings.showwarning
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """What was done to the data is one line for users, without a place in the code."""
-    if issubclass(category, DataWarning):
+    if issubclass(category, DataWarning | LaunchWarning):
         print(f"Warning: {message}", file=sys.stderr)
     else:
         _show_other_warning(message, category, *where, **more)
+
+
+def _is_for_users(error: Exception) -> bool:
+    """Whether one line says it all: what a user gave is wrong, not the program."""
+    if isinstance(error, DataError | WorkdirError | OSError | FloatingPointError):
+        return True
+    return isinstance(error, ValueError | ModuleNotFoundError) and _is_ours(error)
 
 
 def _is_ours(error: BaseException) -> bool:

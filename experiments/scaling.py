@@ -19,8 +19,6 @@ from typing import Any
 import jax
 from absl import flags
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from experiments import cli
 from slif_jax.data.synthetic import synthetic
@@ -85,7 +83,7 @@ def main() -> None:
     replace_text(output, json.dumps(report, indent=2) + "\n")
     replace_text(output.with_suffix(".md"), _markdown(report))
     _plot(report).savefig(output.with_suffix(".png"), dpi=120)
-    Console().print(_table(report))
+    print(_markdown(report))
     print(f"{output}, {output.with_suffix('.md')}, {output.with_suffix('.png')}")
 
 
@@ -116,13 +114,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _titles() -> list[str]:
     return [*(title for title, _ in COLUMNS), "efficiency"]
-
-
-def _table(report: dict[str, Any]) -> Table:
-    table = Table(*_titles(), title=_heading(report))
-    for row in report["rows"]:
-        table.add_row(*_cells(row))
-    return table
 
 
 def _heading(report: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_wei
 
 Params = dict[str, Any]
 
-TABLES = ("user_embedding", "item_embedding", "entity_embedding")
+TABLES: tuple[str, ...] = ("user_embedding", "item_embedding", "entity_embedding")
 """Parameters whose rows are users, items, and entities that are no items."""
 
 

@@ -154,7 +154,7 @@ def _propagation(program: MeshProgram, state: Any) -> Callable[[], Any]:
     def gradient(params: Any, graphs: Any, correlation: Any) -> Any:
         def length(params: Any) -> Any:
             views = jax.tree.leaves(model.encode_views(params, graphs, correlation))
-            return total(sum(jnp.vdot(view, view) for view in views), sharder.axis)
+            return total(sum((jnp.vdot(view, view) for view in views), jnp.zeros(())), sharder.axis)
 
         return jax.grad(length)(params)
 

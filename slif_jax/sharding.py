@@ -97,7 +97,9 @@ class Sharder:
         self.placements = placements
         self.axis = tuple(mesh.axis_names)
         self.rows = PartitionSpec(self.axis)
-        self._of_table = dict(zip(TABLES, (placements.users, placements.items, placements.others), strict=True))
+        self._of_table: dict[str, Placement] = dict(
+            zip(TABLES, (placements.users, placements.items, placements.others), strict=True)
+        )
 
     def replicate(self, tree: Any) -> Any:
         """The same arrays on every device."""
