@@ -94,6 +94,11 @@ class Config:
 
     # Model
     width: int = _setting(64, "Width d of every vector.", minimum=1)
+    precision: str = _setting(
+        "float32",
+        "bf16: vectors go over the graphs, and between devices, in bfloat16; sums and parameters stay float32.",
+        choices=("float32", "bf16"),
+    )
     interaction_layers: int = _setting(2, "Layers over the interaction graph.", minimum=0)
     side_weight: float = _setting(
         1.0, "Weight of what the modality and knowledge views add to the collaborative one.", minimum=0.0

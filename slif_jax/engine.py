@@ -179,12 +179,14 @@ def _on_mesh(
 
     rebuild = mapped(lambda state: close_the_loop(state, config, sharder.axis), (spec,), (spec, whole))
     encode = mapped(local.encode, (spec.params, graphs_spec, rows), rows)
-    feed = mapped(lambda *args: feed_back(*args, config), (spec, rows, graphs_spec), spec)
+    feed = mapped(
+        lambda state, encoded, graphs: feed_back(state, encoded, graphs, config), (spec, rows, graphs_spec), spec
+    )
     item_rows = sharder.replicate(jnp.asarray(sharder.placements.items.rows))
 
     def evaluator(task: RankingTask) -> Callable[[Encoded], Evaluation]:
         arrays, order = sharder.task(task)
-        specs: Any = TaskArrays(*([rows] * 5), whole, whole)  # pyright: ignore[reportArgumentType]
+        specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
 
         def rank(final: Vectors, arrays: TaskArrays, item_rows: Array) -> Array:
             vectors = Vectors(final.users, gather_rows(final.items, sharder.axis)[item_rows])

@@ -155,8 +155,8 @@ class SlifMr(nn.Module):
             item_sides["knowledge"] = self._knowledge(embedding, graphs, correlation)
         if not item_sides:
             return Views(users, {}), Views(items, {})
-        joined = gather_rows(jnp.concatenate(list(item_sides.values()), axis=1), self.axis)
-        joined = ops.spmm(graphs.user_items, joined)
+        joined = gather_rows(self._carried(jnp.concatenate(list(item_sides.values()), axis=1)), self.axis)
+        joined = ops.spmm(graphs.user_items, joined).astype(jnp.float32)
         user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
         return Views(users, user_sides), Views(items, item_sides)
 
@@ -164,7 +164,7 @@ class SlifMr(nn.Module):
         config = self.config
         x = propagate(
             graphs.interactions,
-            jnp.concatenate([self.user_embedding, items]),
+            self._carried(jnp.concatenate([self.user_embedding, items])),
             num_layers=config.interaction_layers,
             correlation=correlation if config.correlates("interactions") else None,
             correlation_weight=config.interaction_correlation,
@@ -191,18 +191,26 @@ class SlifMr(nn.Module):
             share = nn.sigmoid(self.feature_correlation[name])
         return propagate_features(
             graph,
-            purified,
+            self._carried(purified),
             num_layers=config.feature_layers,
             correlation=correlation if use_correlation else None,
             correlation_weight=share,
             axis=self.axis,
-        )
+        ).astype(jnp.float32)
+
+    def _carried(self, x: Array) -> Array:
+        """Vectors as they go over a graph."""
+        return x.astype(jnp.bfloat16) if self.config.precision == "bf16" else x
 
     def _knowledge(self, items: Array, graphs: Graphs, correlation: jraph.GraphsTuple) -> Array:
         x, graph, arguments = self._knowledge_inputs(items, graphs, correlation)
+        relations = self._carried(self.relation_vectors)
+        if "correlation_relation" in arguments:
+            arguments["correlation_relation"] = self._carried(self.correlation_relation)
         hops = []
         for query in self.queries:
-            x = attend_knowledge(graph, query(x), x, self.relation_vectors, axis=self.axis, **arguments)
+            vectors, queries = self._carried(x), self._carried(query(x))
+            x = attend_knowledge(graph, queries, vectors, relations, axis=self.axis, **arguments).astype(jnp.float32)
             hops.append(x[: self.num_items])
         return sum(hops[1:], hops[0]) / len(hops)
 

@@ -54,7 +54,7 @@ def propagate(
       axis: mesh axis over which the rows are shared; N counts this device's. Static.
 
     Returns:
-      `[N, D]`.
+      `[N, D]` float32; what layers pass on is in `x.dtype`.
 
     Raises:
       ValueError: if `x` has not one row per node.
@@ -62,7 +62,7 @@ def propagate(
     Reference: He et al., "LightGCN", SIGIR 2020, eq. (7) and (8); docs/method.md, section 3.
     """
     _check_rows(graph, x)
-    layer = total = x
+    layer, total = x, x.astype(jnp.float32)
     for _ in range(num_layers):
         sources = gather_rows(layer, axis)
         following = ops.spmm(graph, sources)
@@ -71,7 +71,7 @@ def propagate(
             related = correlation_weight * ops.spmm(correlation, items)
             following = jnp.concatenate([following[:first_receiver], following[first_receiver:] + related])
         layer = following
-        total = total + layer
+        total = total + layer.astype(jnp.float32)
     return total / (num_layers + 1)
 
 
@@ -107,7 +107,8 @@ def propagate_features(
         sources = gather_rows(x, axis)
         following = ops.spmm(graph, sources)
         if correlation is not None:
-            following = (1.0 - correlation_weight) * following + correlation_weight * ops.spmm(correlation, sources)
+            share = jnp.asarray(correlation_weight, x.dtype)
+            following = (1 - share) * following + share * ops.spmm(correlation, sources)
         x = following
     return x
 
@@ -224,7 +225,8 @@ def merge_attention(a: AttentionOutput, b: AttentionOutput) -> Float[Array, "n d
     share = jax.nn.sigmoid(jnp.where(both, a.logsumexp, 0.0) - jnp.where(both, b.logsumexp, 0.0))
     share = jnp.where(both, share, a_some.astype(share.dtype))
     # Rows without edges have zero values, so the share given to them does not matter.
-    return share[:, None] * a.values + (1.0 - share)[:, None] * b.values
+    share = share.astype(a.values.dtype)[:, None]
+    return share * a.values + (1 - share) * b.values
 
 
 def _slice_of_each(sources: Array, start: int, stop: int, axis: Axis) -> Array:
