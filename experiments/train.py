@@ -40,27 +40,29 @@ _TENSORBOARD = flags.DEFINE_boolean(
 def main() -> None:
     """Runs the training that the flags describe."""
     config = cli.config_from_flags()
-    cli.set_up_jax()
-    progress = _PROGRESS.value
-    if _TENSORBOARD.value:
-        progress = with_tensorboard(progress, Path(_WORKDIR.value) / "tensorboard")
-    with ops.default_implementation(flags.FLAGS.implementation):
-        result = train_and_evaluate(
-            config,
-            _WORKDIR.value,
-            data_dir=flags.FLAGS.data_dir,
-            resume=_RESUME.value,
-            progress=progress,
-            checkpoint_every=_CHECKPOINT_EVERY.value,
-            flags_text=cli.flags_text(),
-            mesh=make_mesh(_MESH.value),
-        )
-    if _PROGRESS.value == "off":
-        print(describe_result(result))
+    with cli.several_hosts() as hosts:
+        cli.set_up_jax()
+        progress = _PROGRESS.value
+        if _TENSORBOARD.value and hosts.index == 0:
+            progress = with_tensorboard(progress, Path(_WORKDIR.value) / "tensorboard")
+        with ops.default_implementation(flags.FLAGS.implementation):
+            result = train_and_evaluate(
+                config,
+                _WORKDIR.value,
+                data_dir=flags.FLAGS.data_dir,
+                resume=_RESUME.value,
+                progress=progress,
+                checkpoint_every=_CHECKPOINT_EVERY.value,
+                flags_text=cli.flags_text(),
+                mesh=make_mesh(_MESH.value),
+            )
+        if _PROGRESS.value == "off" and hosts.index == 0:
+            print(describe_result(result))
 
 
 if __name__ == "__main__":
     cli.define_config_flags()
     cli.define_run_flags()
+    cli.define_launch_flags()
     flags.adopt_module_key_flags(cli)  # so that --help shows them
     cli.run(main)

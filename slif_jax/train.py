@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slif_jax import data, plots
-from slif_jax.checkpoint import Checkpoints, Progress, as_shapes
+from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first
 from slif_jax.config import Config
 from slif_jax.engine import make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
 from slif_jax.model import make_model
+from slif_jax.multihost import is_first
 from slif_jax.prepare import load_dataset
 from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
@@ -77,7 +79,12 @@ def train_and_evaluate(
       NonFiniteLossError: if the loss is no longer finite.
     """
     seconds = Seconds(setup=0.0, compile=0.0, train=0.0, rebuild=0.0, evaluate=0.0)
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(f"{jax.process_count()} processes need a mesh: --mesh=data:{jax.device_count()}.")
     with contextlib.ExitStack() as stack, seconds.measure("setup"):
+        if not is_first():  # what it would write, the first process writes
+            workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True))
+            progress = "off"
         folder = Workdir(workdir)
         folder.check(config, resume=resume)
         dataset = load_dataset(config, data_dir=data_dir)
@@ -93,7 +100,7 @@ def train_and_evaluate(
         tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
         keep_open = stack.pop_all()
     with keep_open:  # whatever happens, a checkpoint that is being written is finished
-        done = _finished(folder, config, status, evaluate_test=evaluate_test)
+        done = from_first(_finished(folder, config, status, evaluate_test=evaluate_test))
         if done is not None:
             with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
                 reporter.say(f"{folder.path} is done: nothing to train.\n{describe_result(done)}")

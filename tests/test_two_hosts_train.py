@@ -1,0 +1,50 @@
+"""A training of two processes gives the numbers of one, and the first of them alone writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from two_hosts import start_processes
+
+FLAGS = (
+    "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
+    "--width=8",
+    "--modalities=none",
+    "--noknowledge_graph",
+    "--correlation_start=1",
+    "--batch_size=256",
+    "--softmax_negatives=32",
+    "--eval_block=32",
+    "--checkpoint_every=1",
+    "--progress=off",
+)
+
+
+def numbers(workdir: Path) -> tuple[list[dict], dict]:
+    lines = [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return lines, json.loads((workdir / "result.json").read_text())["test"]
+
+
+def test_two_processes_give_the_numbers_of_one_and_go_on_where_they_were(tmp_path: Path):
+    train = ["-m", "experiments.train", *FLAGS]
+    with start_processes([*train, "--epochs=3", f"--workdir={tmp_path / 'one'}"], 1, 1) as processes:
+        for done in processes.wait():
+            assert done.status == 0, done.output
+    several = [*train, "--mesh=data:4", f"--workdir={tmp_path / 'two'}"]
+    for epochs in (2, 3):
+        with start_processes([*several, f"--epochs={epochs}"], 2, 2) as processes:
+            for index, done in enumerate(processes.wait()):
+                assert done.status == 0, done.output
+                assert ("Best epoch" in done.output) == (index == 0), done.output
+    (losses, test), (mesh_losses, mesh_test) = numbers(tmp_path / "one"), numbers(tmp_path / "two")
+    assert len(mesh_losses) == 3
+    for ours, theirs in zip(mesh_losses, losses, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert mesh_test["recall@20"] == pytest.approx(test["recall@20"], abs=0.01)
+
+
+def test_several_processes_without_a_mesh_are_refused(tmp_path: Path):
+    with start_processes(["-m", "experiments.train", *FLAGS, f"--workdir={tmp_path / 'run'}"], 2, 2) as processes:
+        done = processes.wait()
+    assert all(one.status != 0 for one in done)
+    assert any("--mesh=data:4" in one.output for one in done), done
