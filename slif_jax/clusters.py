@@ -27,8 +27,8 @@ class LaunchWarning(UserWarning):
 class Cluster(NamedTuple):
     """Who takes part, as the environment has it; None where it does not say.
 
-    `name` in words; `num_processes` in all; `coordinator` without its port; `here` processes on this host, `several` hosts.
-    `one_device` is true where JAX gives each process the one GPU with its local number.
+    `name` in words; `num_processes` in all; `coordinator` without its port; `here` processes on this host; `several`
+    hosts. `one_device` is true where JAX gives each process the one GPU with its local number.
     """
 
     name: str
