@@ -32,10 +32,18 @@ def test_the_table_holds_the_numbers_of_the_runs(finished: Path):
     with (finished / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["this configuration", "--width=4"]
-    tests = [
-        json.loads((finished / "runs" / f"this-configuration-seed{seed}" / "result.json").read_text())["test"]
+    results = [
+        json.loads((finished / "runs" / f"this-configuration-seed{seed}" / "result.json").read_text())
         for seed in (0, 1)
     ]
+    tests = [result["test"] for result in results]
+    epochs = [
+        sum(result["seconds"][phase] for phase in ("train", "rebuild", "evaluate")) / result["epochs"]
+        for result in results
+    ]
+    assert float(rows[0]["epoch_seconds"]) == pytest.approx(sum(epochs) / 2, abs=1e-3)
+    best = sum(seconds * result["best_epoch"] for seconds, result in zip(epochs, results, strict=True)) / 2
+    assert float(rows[0]["seconds_to_best"]) == pytest.approx(best, abs=0.05)
     mean = sum(test["recall@20"] for test in tests) / 2
     assert float(rows[0]["recall@20_mean"]) == pytest.approx(mean, abs=1e-12)
     assert 0 < float(rows[1]["recall@20_p"]) <= 1

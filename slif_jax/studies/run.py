@@ -168,6 +168,7 @@ def _describe(
             "valid": {metric: result["valid"].get(metric) for metric in plan.metrics},
             "test": {metric: result["test"][metric] for metric in plan.metrics},
             "seconds": round(sum(result["seconds"].values()), 1),
+            "epoch_seconds": _epoch_seconds(result),
         }
         for label, run, seed in ((arm.label, arm.run_name(seed), seed) for arm in plan.arms for seed in plan.seeds)
         for result in [results[label, seed]]
@@ -187,6 +188,13 @@ def _describe(
         "cells": cells,
         "environment": environment(),
     }
+
+
+def _epoch_seconds(result: dict[str, Any]) -> float:
+    """Steps, rebuild and validation of an epoch; what a run does once is not in it."""
+    return round(
+        sum(result["seconds"].get(phase, 0.0) for phase in ("train", "rebuild", "evaluate")) / result["epochs"], 3
+    )
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import statistics
 from typing import Any, NamedTuple
 
 from slif_jax.plots import PART_NAMES
@@ -49,6 +50,7 @@ def study_table(study: dict[str, Any]) -> Table:
     columns = ["row", *(["items"] if several else []), "users", "runs"]
     for metric in study["metrics"]:
         columns += [metric, *([f"Δ {metric}", "p (Holm)"] if tested else [])]
+    columns += ["s/epoch", "s to best"]
     cells, records = [], []
     for row in study["rows"]:
         line = [row["label"], *([PART_NAMES[row["part"]]] if several else []), f"{row['users']:,}", str(row["runs"])]
@@ -58,9 +60,19 @@ def study_table(study: dict[str, Any]) -> Table:
             record |= {f"{metric}_mean": score["mean"], f"{metric}_std": score["std"]}
             if tested:
                 record |= {f"{metric}_{name}": score[name] for name in ("difference", "p", "p_holm")}
-        cells.append(line)
-        records.append(record)
+        epoch_seconds, best_seconds = _seconds(study, row["label"])
+        cells.append([*line, f"{epoch_seconds:.3g}", f"{best_seconds:.3g}"])
+        records.append(record | {"epoch_seconds": epoch_seconds, "seconds_to_best": best_seconds})
     return Table(study["title"], columns, cells, _notes(study, tested=tested), records)
+
+
+def _seconds(study: dict[str, Any], label: str) -> tuple[float, float]:
+    """Medians over the runs of an arm: of an epoch, and of all epochs up to the best one."""
+    runs = [cell for cell in study["cells"] if cell["arm"] == label]
+    epochs = [run["epoch_seconds"] for run in runs]
+    return statistics.median(epochs), statistics.median(
+        s * run["best_epoch"] for s, run in zip(epochs, runs, strict=True)
+    )
 
 
 def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
@@ -77,6 +89,7 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
             f"each user's value averaged over seeds first; alternative: {_SIDES[study['alternative']]}; corrected "
             "after Holm over the tested rows of the column."
         )
+    notes.append("Seconds, medians over runs: steps, rebuild and validation; not compiling, loading and test.")
     return [*notes, *provenance_notes(study)]
 
 
