@@ -1,0 +1,260 @@
+"""Will it fit, and how long will it take: answered from counts, before anything is launched."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from slif_jax.config import Config
+from slif_jax.planning.accelerators import Accelerator
+from slif_jax.planning.remedies import Setting, changes_that_fit, gib, settings_that_fit
+from slif_jax.planning.sizes import Sizes
+from slif_jax.planning.space import Variant, device_bytes
+from slif_jax.planning.work import (
+    PARTS,
+    Exchange,
+    Work,
+    evaluate_exchanges,
+    evaluate_work,
+    num_steps,
+    rebuild_exchanges,
+    rebuild_work,
+    step_exchanges,
+    step_work,
+)
+
+_MOST_EDGES = 2**31 - 1
+_MOST_DEVICES = 1 << 16
+_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs", "features")
+
+
+@dataclasses.dataclass(frozen=True)
+class PartPlan:
+    """One part of the work of a device, per occurrence: per step, per rebuild or per evaluation."""
+
+    products: float | int
+    """Floating-point operations in matrix products."""
+    num_bytes: float | int
+    """Of memory, read or written."""
+    exchanged: float | int
+    """Bytes received from other devices. They are part of 'collectives' too, which sums them up."""
+    seconds: float | int
+    """Without what is spent on the exchanges."""
+    limit: str
+    """The rate that most of the seconds are due to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a training on so many devices needs. Seconds are a model's; where rates are peaks, they are at best.
+
+    `parts` holds 'propagate', 'loss', 'update' and 'collectives' per step; 'rebuild' and 'evaluate' once each, their
+    exchanges included in `rebuild_seconds` and `evaluate_seconds`.
+    """
+
+    sizes: Sizes
+    mesh: Mapping[str, int]
+    accelerator: Accelerator
+    variant: Variant
+    num_bytes: Mapping[str, int]
+    """Bytes per device, by purpose."""
+    parts: Mapping[str, PartPlan]
+    exchanges: tuple[Exchange, ...]
+    """Of a step."""
+    num_steps: int
+    step_seconds: float
+    rebuild_seconds: float
+    evaluate_seconds: float
+    epoch_seconds: float
+    """Steps and, as often as the configuration asks for them, rebuild and evaluation."""
+    obstacles: tuple[str, ...]
+    """What stands in the way beside memory."""
+    remedies: tuple[str, ...]
+    """Settings that would make it fit, each on its own; none are needed where it does."""
+    changes: tuple[tuple[str, Variant], ...]
+    """Changes to the program that would; none of them is built."""
+
+    @property
+    def devices(self) -> int:
+        """How many there are."""
+        return math.prod(self.mesh.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes per device."""
+        return sum(self.num_bytes.values())
+
+    @property
+    def available_bytes(self) -> int:
+        """What a device has for them."""
+        return int(self.accelerator.memory * self.accelerator.usable)
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory suffices and nothing else stands in the way."""
+        return self.total_bytes <= self.available_bytes and not self.obstacles
+
+    @property
+    def interactions_per_second(self) -> float:
+        """Training interactions of all devices, rebuild and evaluation included."""
+        return self.sizes.num_edges / self.epoch_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types."""
+        fields = dataclasses.asdict(self)
+        fields["exchanges"] = [exchange._asdict() for exchange in self.exchanges]
+        names = ("devices", "total_bytes", "available_bytes", "fits", "interactions_per_second")
+        return fields | {name: getattr(self, name) for name in names}
+
+
+def plan(
+    sizes: Sizes,
+    config: Config,
+    mesh: Mapping[str, int],
+    accelerator: Accelerator,
+    *,
+    variant: Variant | None = None,
+) -> Plan:
+    """Predicts memory and time of a training.
+
+    Args:
+      sizes: of the data.
+      config: settings.
+      mesh: devices by axis; all rows are shared out over all of them. Empty for one device.
+      accelerator: what a device can do.
+      variant: changes to the program to suppose; None for the program as it is.
+
+    Returns:
+      `Plan`.
+
+    Raises:
+      ValueError: if more devices are asked for than such accelerators are known to be joined.
+    """
+    variant = variant or Variant()
+    devices = math.prod(mesh.values())
+    if devices > accelerator.group and accelerator.network is None:
+        raise ValueError(
+            f"Links join at most {accelerator.group} devices of kind '{accelerator.name}', and nothing is known of "
+            f"their network: got {devices} devices."
+        )
+    sizes = sizes.used(config)
+    native = accelerator.native_kernels
+    kinds = (step_work, rebuild_work, evaluate_work)
+    work = [entry for kind in kinds for entry in kind(sizes, config, devices=devices, native_kernels=native)]
+    exchanges = step_exchanges(sizes, config, devices, variant)
+    others = [*rebuild_exchanges(sizes, config, devices), *evaluate_exchanges(sizes, config, devices)]
+    received = {part: sum(e.num_bytes * e.count for e in (*exchanges, *others) if e.part == part) for part in PARTS}
+    parts = {
+        part: _part([w for w in work if w.part == part], accelerator, variant, received[part])
+        for part in PARTS
+        if part != "collectives"
+    }
+    exchange_seconds = {
+        part: _exchange_seconds((e for e in others if e.part == part), devices, accelerator) for part in PARTS
+    }
+    step_exchange = _exchange_seconds(exchanges, devices, accelerator)
+    total = sum(e.num_bytes * e.count for e in exchanges)
+    parts["collectives"] = PartPlan(0.0, 0.0, total, step_exchange, "link" if devices > 1 else "none")
+    steps = num_steps(sizes, config)
+    step = sum(parts[part].seconds for part in ("propagate", "loss", "update", "collectives"))
+    rebuild = parts["rebuild"].seconds + exchange_seconds["rebuild"] if config.uses_correlation() else 0.0
+    evaluate = parts["evaluate"].seconds + exchange_seconds["evaluate"]
+
+    def needed(at: Setting) -> int:
+        held = device_bytes(at.sizes, at.config, devices=at.devices, variant=at.variant, native_kernels=native)
+        return sum(held.values())
+
+    at, room = Setting(sizes, config, devices, variant), int(accelerator.memory * accelerator.usable)
+    fits = needed(at) <= room
+    most = _MOST_DEVICES if accelerator.network is not None else accelerator.group
+    return Plan(
+        sizes=sizes,
+        mesh=dict(mesh),
+        accelerator=accelerator,
+        variant=variant,
+        num_bytes=device_bytes(sizes, config, devices=devices, variant=variant, native_kernels=native),
+        parts=parts,
+        exchanges=tuple(exchanges),
+        num_steps=steps,
+        step_seconds=step,
+        rebuild_seconds=rebuild,
+        evaluate_seconds=evaluate,
+        epoch_seconds=steps * step + rebuild / config.correlation_period + evaluate / config.eval_every,
+        obstacles=tuple(_obstacles(sizes, config, devices, room)),
+        remedies=() if fits else settings_that_fit(at, needed, room, most_devices=most),
+        changes=() if fits else changes_that_fit(at, needed, room),
+    )
+
+
+def seconds_of(work: Work, accelerator: Accelerator, number_bytes: int = 4) -> dict[str, float]:
+    """What an operation would take by each rate alone; the greatest of products and functions and bytes counts."""
+    half = number_bytes == 2
+    share = number_bytes / 4
+    products = accelerator.products_bf16 if half else accelerator.products
+    return {
+        "products": work.products / products,
+        "functions": work.functions / accelerator.functions,
+        "memory": share
+        * (
+            work.streamed / accelerator.streamed
+            + work.gathered / accelerator.gathered
+            + work.scattered / accelerator.scattered
+        ),
+    }
+
+
+def _part(work: list[Work], accelerator: Accelerator, variant: Variant, exchanged: float | int) -> PartPlan:
+    by_limit: dict[str, float] = {}
+    for entry in work:
+        # Parameters are updated in float32, whatever the tables are kept in.
+        number_bytes = 4 if entry.part == "update" else variant.number_bytes
+        limit, seconds = max(seconds_of(entry, accelerator, number_bytes).items(), key=lambda pair: pair[1])
+        by_limit[limit] = by_limit.get(limit, 0.0) + seconds
+    return PartPlan(
+        products=sum(entry.products for entry in work),
+        num_bytes=sum(entry.streamed + entry.gathered + entry.scattered for entry in work),
+        exchanged=exchanged,
+        seconds=sum(by_limit.values()),
+        limit=max(by_limit, key=lambda name: by_limit[name]) if by_limit else "none",
+    )
+
+
+def _exchange_seconds(exchanges: Iterable[Exchange], devices: int, accelerator: Accelerator) -> float:
+    """Links inside a group and the network between groups carry an exchange at the same time.
+
+    What comes from other groups comes once to a group, through the adapters of all its devices, and is passed on by
+    links: that is how rings of collectives are laid.
+    """
+    total = 0.0
+    for exchange in exchanges:
+        seconds = exchange.num_bytes / accelerator.link
+        if devices > accelerator.group and accelerator.network is not None:
+            outside = exchange.num_bytes * (devices - accelerator.group) / (devices - 1)
+            seconds = max(seconds, outside / (accelerator.network * accelerator.group))
+        total += exchange.count * (seconds + accelerator.latency)
+    return total
+
+
+def _obstacles(sizes: Sizes, config: Config, devices: int, room: int) -> list[str]:
+    found = []
+    whole = device_bytes(sizes, config)
+    first = sum(whole[name] for name in _BUILT_WHOLE)
+    if devices > 1 and first > room:
+        found.append(
+            f"Graphs, features and the first state are built whole on one device and then dealt out: {gib(first)}, "
+            f"and it has {gib(room)}."
+        )
+    for name, edges in (("interactions", 2 * sizes.num_edges), ("triples", 2 * sizes.num_triples)):
+        if edges >= _MOST_EDGES:
+            found.append(
+                f"The graph of {name} has {edges:,} edges: they are counted in int32, so {_MOST_EDGES:,} at most."
+            )
+    batches = {"batch_size": config.batch_size}
+    if config.consistency and sizes.num_views:
+        batches["consistency_batch"] = min(config.consistency_batch, config.batch_size)
+    if sizes.num_triples:
+        batches["knowledge_batch"] = config.knowledge_batch
+    for name, size in batches.items():
+        if size % devices:
+            found.append(f"--{name} must be a multiple of the {devices} devices: got {size}.")
+    return found

@@ -1,0 +1,96 @@
+"""What would make a training fit that does not, each change tried out on the model."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from slif_jax.config import Config
+from slif_jax.planning.sizes import Sizes
+from slif_jax.planning.space import Variant
+
+
+class Setting(NamedTuple):
+    """All that the bytes of a training depend on."""
+
+    sizes: Sizes
+    config: Config
+    devices: int = 1
+    variant: Variant = Variant()
+
+
+Needed = Callable[[Setting], int]
+_POWERS = tuple(2**i for i in range(1, 17))
+
+
+def gib(num_bytes: float | int) -> str:
+    """Bytes in words, in units of 2**30 or 2**20."""
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
+
+
+def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: int = 1) -> tuple[str, ...]:
+    """The least change of each setting that suffices on its own.
+
+    Args:
+      at: what does not fit.
+      needed: bytes per device of a setting.
+      room: bytes that a device has.
+      most_devices: that can be had.
+
+    Returns:
+      Sentences.
+    """
+    sizes, config = at.sizes, at.config
+    widths, by_width = [config.width // n for n in _POWERS], sorted(sizes.modalities)
+    batches = [config.batch_size // n for n in _POWERS]
+    tried = [
+        [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
+        [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths if w >= 8],
+        [
+            (
+                f"{len(by_width) - n} of {len(by_width)} modalities",
+                at._replace(sizes=dataclasses.replace(sizes, modalities=tuple(by_width[:-n]))),
+            )
+            for n in range(1, len(by_width) + 1)
+        ],
+        [
+            (f"--batch_size={b}", at._replace(config=dataclasses.replace(config, batch_size=b)))
+            for b in batches
+            if b >= 256
+        ],
+        [("--noknowledge_graph", at._replace(config=dataclasses.replace(config, knowledge_graph=False)))],
+    ]
+    found = (_first(kind, needed, room, most_devices) for kind in tried)
+    return tuple(text for text in found if text)
+
+
+def changes_that_fit(at: Setting, needed: Needed, room: int) -> tuple[tuple[str, Variant], ...]:
+    """Changes to the program that would make a setting fit: those that suffice alone, or else the fewest together.
+
+    Args:
+      at: what does not fit.
+      needed: bytes per device of a setting.
+      room: bytes that a device has.
+
+    Returns:
+      Sentences, with what they suppose. None of the changes is built.
+    """
+    half, dealt = {"number_bytes": 2}, {"shared_sampling": False}
+    blocks = [{"column_blocks": n} for n in _POWERS[:6]] if at.devices > 1 else []
+    for together in ([{}, half, dealt], [half | dealt]):
+        found = []
+        for base in together:
+            for changes in (base, *({**base, **block} for block in blocks)):
+                variant = dataclasses.replace(at.variant, **changes)
+                if (total := needed(at._replace(variant=variant))) <= room:
+                    found.append((f"{variant.describe()}: {gib(total)}.", variant))
+                    break
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _first(tried: Iterable[tuple[str, Setting]], needed: Needed, room: int, most_devices: int) -> str | None:
+    for text, setting in tried:
+        if setting.devices <= most_devices and (total := needed(setting)) <= room:
+            return f"{text}: {gib(total)}."
+    return None

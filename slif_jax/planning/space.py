@@ -1,0 +1,173 @@
+"""Bytes that a training takes on each of D devices, by purpose; one device is the case D = 1."""
+
+import dataclasses
+
+from slif_jax.config import Config
+from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
+
+FLOAT = 4
+_EDGE_BYTES = 20  # sender, receiver, weight or relation, and the order by sender: Layout and Edges
+_SLOT_BYTES = 8  # a graph of fixed degree brings its slots
+
+# What XLA keeps within a step, in arrays of the named size; fitted to its own analysis (docs/plans/README.md).
+_ROWS = 2.4  # a vector of each user and item
+_VIEW_ROWS = 2.2  # the same per view beside the collaborative one
+_ENTITY_ROWS = 4.3  # a vector of each entity
+_HOP_ROWS = 2.4  # the same per hop
+_BATCH_ROWS = 2.2  # a vector per view of each row that a batch looks up
+_LOGITS = 1.95  # a score of each example against each negative
+_MESSAGES = 1.0  # a vector per edge, where XLA writes messages
+_ATTENTION_MESSAGES = 6.0  # the same in the attention, backward
+_ORDER = 4  # bytes per interaction: the order of an epoch
+_SORTING = 16  # the same while it is drawn, before the first step
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Changes to the program that a plan may suppose. None of them is built."""
+
+    number_bytes: int = FLOAT
+    """Bytes of a number in the tables and in what is exchanged: 2 for bfloat16. Adam's moments stay float32."""
+    column_blocks: int = 1
+    """Sources are gathered this many times, each time a block of the columns."""
+    shared_sampling: bool = True
+    """Every device holds all interactions and the order of the epoch, as built; False deals them out."""
+
+    def __post_init__(self) -> None:
+        if self.number_bytes not in (2, 4):
+            raise ValueError(f"`number_bytes` must be 4 or 2: got {self.number_bytes}.")
+        if self.column_blocks < 1:
+            raise ValueError(f"`column_blocks` must be at least 1: got {self.column_blocks}.")
+
+    def describe(self) -> str:
+        """The changes in words; empty for the program as it is."""
+        words = []
+        if self.number_bytes != FLOAT:
+            words.append("tables and exchanges in bfloat16")
+        if not self.shared_sampling:
+            words.append("interactions for sampling dealt out")
+        if self.column_blocks > 1:
+            words.append(f"sources gathered in {self.column_blocks} blocks of columns")
+        return ", ".join(words)
+
+
+def rows_each(count: int, devices: int) -> int:
+    """Rows of a table on each device."""
+    return -(-count // devices)
+
+
+def device_bytes(
+    sizes: Sizes, config: Config, *, devices: int = 1, variant: Variant | None = None, native_kernels: bool = True
+) -> dict[str, int]:
+    """Bytes on each device while it trains, by purpose. The program itself is not counted.
+
+    Args:
+      sizes: of the data.
+      config: settings.
+      devices: D, the devices that share the rows of all tables.
+      variant: changes to suppose; None for the program as it is.
+      native_kernels: see `Accelerator`.
+
+    Returns:
+      Bytes by purpose.
+    """
+    variant = variant or Variant()
+    sizes = sizes.used(config)
+    d = config.width
+    tables, dense = -(-table_parameters(sizes, config) // devices), dense_parameters(sizes, config)
+    items = rows_each(sizes.num_items, devices)
+    moments = 2 * FLOAT * (tables + dense)
+    in_step = {
+        "gathered sources": _gathered_bytes(sizes, config, variant) if devices > 1 else 0,
+        "messages": 0 if native_kernels else _message_bytes(sizes, config, devices, variant),
+        "within a step": _step_bytes(sizes, config, devices, variant),
+    }
+    ordered = rows_each(sizes.num_edges, 1 if variant.shared_sampling else devices)
+    parts = {
+        "parameters": variant.number_bytes * tables + FLOAT * dense,
+        "optimizer": moments,
+        "average of the parameters": FLOAT * (tables + dense) if config.parameter_momentum else 0,
+        "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
+        "graphs": _graph_bytes(sizes, config, devices),
+        "features": items * sum(FLOAT * width + 1 for width in sizes.modalities),
+        "interactions for sampling": _sampling_bytes(sizes, devices, variant),
+        "ranking tasks": 2 * rows_each(5 * sizes.num_edges + 16 * sizes.num_users, devices),
+        # Drawn before the steps: only what sorting needs beyond a step's memory counts.
+        "order of an epoch": _ORDER * ordered + max(0, _SORTING * ordered - sum(in_step.values())),
+        **in_step,
+    }
+    return {purpose: int(value) for purpose, value in parts.items()}
+
+
+def edges_each(count: int, devices: int) -> int:
+    """Edges on each device: they are dealt out evenly."""
+    return -(-count // devices)
+
+
+def _graph_bytes(sizes: Sizes, config: Config, devices: int) -> int:
+    users, items, entities = (
+        rows_each(count, devices) for count in (sizes.num_users, sizes.num_items, sizes.num_entities)
+    )
+    nodes = sizes.num_users + sizes.num_items
+    # Per graph: edges, bounds of this device's receivers, bounds of the senders of all devices.
+    total = _EDGE_BYTES * edges_each(2 * sizes.num_edges, devices) + 4 * (users + items + nodes)
+    total += _EDGE_BYTES * edges_each(sizes.num_edges, devices) + 4 * (users + sizes.num_items)
+    if sizes.num_triples:
+        total += _EDGE_BYTES * edges_each(2 * sizes.num_triples, devices) + 4 * (entities + sizes.num_entities)
+    total += len(sizes.modalities) * _fixed_degree_bytes(sizes, items, config.feature_neighbors)
+    return total + rows_each(sizes.num_cold, devices) * (4 + 8 * config.feature_neighbors) + items
+
+
+def _fixed_degree_bytes(sizes: Sizes, items: int, degree: int) -> int:
+    return items * (degree * (_EDGE_BYTES + _SLOT_BYTES) + 8) + 4 * sizes.num_items
+
+
+def _sampling_bytes(sizes: Sizes, devices: int, variant: Variant) -> int:
+    """User, item and gap of each interaction, the triples, and on a mesh the place of each row."""
+    share = 1 if variant.shared_sampling else devices
+    total = rows_each(12 * sizes.num_edges + 12 * sizes.num_triples, share) + 4 * (sizes.num_users + sizes.num_items)
+    if devices > 1:
+        total += 4 * (sizes.num_users + sizes.num_items + sizes.num_entities)
+    return total
+
+
+def _gathered_bytes(sizes: Sizes, config: Config, variant: Variant) -> int:
+    """Whole tables on a device: the entities' of every hop are kept for the way back, others live for one layer."""
+    nodes, d = sizes.num_users + sizes.num_items, config.width
+    kept = config.knowledge_layers * sizes.num_entities if sizes.num_triples else 0
+    # On the way back: what the layer's kernel gives, and that of the correlation graph beside it.
+    related = sizes.num_items if config.correlates("interactions") else 0
+    passing = (nodes + related) if config.interaction_layers else 0
+    passing = max(passing, sizes.num_items * sizes.num_views, 2 * sizes.num_entities if sizes.num_triples else 0)
+    return int(variant.number_bytes * d * (kept + passing / variant.column_blocks))
+
+
+def _message_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
+    edges = max(2 * sizes.num_edges, sizes.num_edges * sizes.num_views)
+    plain = _MESSAGES * edges_each(edges, devices) / variant.column_blocks
+    attention = _ATTENTION_MESSAGES * edges_each(2 * sizes.num_triples, devices)
+    return int(FLOAT * config.width * max(plain, attention))
+
+
+def batch_rows(sizes: Sizes, config: Config, devices: int) -> int:
+    """Rows of users and items that a device fuses in a step."""
+    examples = rows_each(config.batch_size, devices)
+    shared = config.loss == "softmax"
+    negatives = config.softmax_negatives if shared else examples * config.num_negatives
+    users = min(examples, rows_each(sizes.num_users, devices))
+    return users + min(examples + negatives, rows_each(sizes.num_items, devices))
+
+
+def logits(config: Config, devices: int) -> int:
+    """Scores of a step on a device."""
+    per_example = config.softmax_negatives if config.loss == "softmax" else config.num_negatives
+    return rows_each(config.batch_size, devices) * per_example
+
+
+def _step_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
+    d, views = config.width, sizes.num_views
+    nodes = rows_each(sizes.num_users, devices) + rows_each(sizes.num_items, devices)
+    entities = rows_each(sizes.num_entities, devices) if sizes.num_triples else 0
+    rows = (_ROWS + _VIEW_ROWS * views) * nodes + (_ENTITY_ROWS + _HOP_ROWS * config.knowledge_layers) * entities
+    batch = _BATCH_ROWS * (1 + views) * batch_rows(sizes, config, devices)
+    return int(variant.number_bytes * d * rows + FLOAT * (d * batch + _LOGITS * logits(config, devices)))

@@ -1,0 +1,307 @@
+"""What a device does in a step, a rebuild and an evaluation: operations, bytes and exchanges, counted from shapes.
+
+An entry is one operation of the program, with its way back where it has one. docs/method.md, sections 4 and 5, has the
+formulas that are counted here.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from slif_jax.config import Config
+from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
+from slif_jax.planning.space import FLOAT, Variant, batch_rows, edges_each, logits, rows_each
+
+Number = float | int
+PARTS = ("propagate", "loss", "update", "rebuild", "evaluate", "collectives")
+
+
+class Work(NamedTuple):
+    """One operation. The counts are those of `Accelerator`'s rates."""
+
+    part: str
+    name: str
+    products: Number = 0.0
+    functions: Number = 0.0
+    streamed: Number = 0.0
+    gathered: Number = 0.0
+    scattered: Number = 0.0
+
+    def times(self, count: Number) -> "Work":
+        """The same, done `count` times."""
+        return Work(self.part, self.name, *(count * value for value in self[2:]))
+
+
+class Exchange(NamedTuple):
+    """Collectives of one kind."""
+
+    part: str
+    name: str
+    num_bytes: Number
+    """That a device receives each time."""
+    count: Number = 1
+
+
+class _Shapes(NamedTuple):
+    """Rows and edges of one device."""
+
+    users: int
+    items: int
+    entities: int
+    edges: int
+    triples: int
+    near: int
+    related: int
+    views: int
+    d: int
+
+
+def _shapes(sizes: Sizes, config: Config, devices: int) -> _Shapes:
+    items = rows_each(sizes.num_items, devices)
+    return _Shapes(
+        users=rows_each(sizes.num_users, devices),
+        items=items,
+        entities=rows_each(sizes.num_entities, devices),
+        edges=edges_each(sizes.num_edges, devices),
+        triples=edges_each(2 * sizes.num_triples, devices),
+        near=items * config.feature_neighbors,
+        related=items * config.correlation_neighbors,
+        views=sizes.num_views,
+        d=config.width,
+    )
+
+
+def _spmm(name: str, edges: Number, receivers: Number, senders: Number, columns: Number, *, native: bool) -> Work:
+    """A sparse product forward and back: rows of each edge are read twice, results written once each way."""
+    rows = 2 * FLOAT * edges * columns
+    written = FLOAT * (receivers + senders) * columns
+    messages = 0.0 if native else 2 * rows  # written by one operation, read by the next
+    return Work("propagate", name, gathered=rows, streamed=written + 20 * edges + messages)
+
+
+def _attention(name: str, edges: Number, rows: Number, d: int, *, native: bool) -> Work:
+    """Attention forward and back: forward one row per edge; back x, query and cotangent, in both orders."""
+    gathered = FLOAT * edges * d * 6
+    messages = 0.0 if native else 2 * gathered
+    return Work("propagate", name, gathered=gathered, functions=3 * edges, streamed=8 * FLOAT * rows * d + messages)
+
+
+def _pointwise(part: str, name: str, numbers: Number, *, passes: Number, functions: Number = 0) -> Work:
+    """Element by element: each pass reads or writes an array once; functions per number."""
+    return Work(part, name, streamed=FLOAT * numbers * passes, functions=numbers * functions)
+
+
+def step_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
+    """The operations of a step on one of D devices, with their way back.
+
+    Args:
+      sizes: of the data.
+      config: settings.
+      devices: D.
+      native_kernels: see `Accelerator`.
+
+    Returns:
+      The operations of the parts 'propagate', 'loss' and 'update'.
+    """
+    sizes = sizes.used(config)
+    at = _shapes(sizes, config, devices)
+    return [
+        *_propagate(sizes, config, at, native=native_kernels),
+        *_loss(sizes, config, at, devices),
+        *_update(sizes, config, devices),
+    ]
+
+
+def _propagate(sizes: Sizes, config: Config, at: _Shapes, *, native: bool) -> Iterator[Work]:
+    d, views, nodes = at.d, at.views, at.users + at.items
+    all_nodes = sizes.num_users + sizes.num_items
+    if layers := config.interaction_layers:
+        yield _spmm("interactions", 2 * at.edges, nodes, all_nodes, d, native=native).times(layers)
+        yield _pointwise("propagate", "sum of the layers", nodes * d, passes=4).times(layers + 1)
+        if config.correlates("interactions"):
+            yield _spmm("correlation", at.related, at.items, sizes.num_items, d, native=native).times(layers)
+            yield _pointwise("propagate", "items with correlation", nodes * d, passes=6).times(layers)
+    for width in sizes.modalities:
+        yield Work(
+            "propagate",
+            "projection",
+            products=4 * at.items * width * d + 6 * width * d * d,
+            streamed=2 * FLOAT * at.items * width,
+        )
+        yield _pointwise("propagate", "purified features", at.items * d, passes=10, functions=1)
+        for _ in range(config.feature_layers):
+            yield _spmm("feature graph", at.near, at.items, sizes.num_items, d, native=native)
+            if config.correlates("features"):
+                yield _spmm("correlation", at.related, at.items, sizes.num_items, d, native=native)
+                yield _pointwise("propagate", "mix of both", at.items * d, passes=6)
+    if sizes.num_triples:
+        for _ in range(config.knowledge_layers):
+            yield Work("propagate", "queries", products=6 * at.entities * d * d, streamed=FLOAT * 6 * at.entities * d)
+            yield _attention("knowledge", at.triples, at.entities, d, native=native)
+            if config.correlates("knowledge"):
+                yield _attention("correlation", at.related, at.items, d, native=native)
+                yield _pointwise("propagate", "merge of both", at.entities * d, passes=10)
+    if views:
+        yield _spmm("users of the views", at.edges, at.users, sizes.num_items, views * d, native=native)
+        yield _pointwise("propagate", "views side by side", views * d * nodes, passes=4)
+
+
+def _loss(sizes: Sizes, config: Config, at: _Shapes, devices: int) -> Iterator[Work]:
+    d, views, tables = at.d, at.views, at.users + at.items
+    examples, fused = rows_each(config.batch_size, devices), batch_rows(sizes, config, devices)
+    negatives = config.softmax_negatives if config.loss == "softmax" else examples * config.num_negatives
+    # Every device looks up what it has of the whole batch; without a mesh this is the batch.
+    for wanted, table in ((config.batch_size, sizes.num_users), (config.batch_size + negatives, sizes.num_items)):
+        arrays = 1 if table <= wanted else views + 1
+        yield Work("loss", "rows of the batch", scattered=2 * FLOAT * wanted * arrays * d)
+    yield _pointwise("loss", "gradients of the views", tables * (views + 1) * d, passes=2)
+    yield Work(
+        "loss", "fusion", products=12 * fused * d * d * views, functions=4 * fused * d * views,
+        streamed=FLOAT * fused * d * 12 * (views + 1),
+    )  # fmt: skip
+    scores = logits(config, devices)
+    if config.loss == "softmax":
+        yield Work("loss", "softmax", products=6 * scores * d, functions=scores, streamed=FLOAT * scores * 6)
+    else:
+        yield Work("loss", "bpr", streamed=FLOAT * scores * d * 8, functions=2 * scores)
+    if config.dropout:
+        yield _pointwise("loss", "dropout", examples * d, passes=4, functions=2)
+    yield _pointwise("loss", "lengths of the embeddings", tables * d, passes=3)
+    if config.consistency and views:
+        rows, pairs = min(config.consistency_batch, config.batch_size), 2 * math.comb(views + 1, 2)
+        yield Work(
+            "loss", "consistency", products=pairs * 6 * rows * rows * d / devices,
+            functions=pairs * rows * rows / devices, streamed=pairs * FLOAT * rows * rows * 8 / devices,
+            scattered=4 * FLOAT * rows * d * (views + 1),
+        )  # fmt: skip
+        yield _pointwise("loss", "gradients of the views", tables * (views + 1) * d, passes=2)
+    if sizes.num_triples:
+        yield Work("loss", "triples", scattered=2 * FLOAT * 4 * config.knowledge_batch * d)
+        yield _pointwise("loss", "gradients of the entities", at.entities * d, passes=3)
+    # The order of an epoch is found by sorting, on every device all of it: shared out over the steps.
+    rounds = math.ceil(3 * math.log(max(sizes.num_edges, 2)) / math.log(2**32))
+    steps = num_steps(sizes, config)
+    yield Work("loss", "order of the epoch", streamed=sort_bytes(sizes.num_edges, 8) * rounds / steps)
+
+
+def sort_bytes(count: Number, entry_bytes: Number) -> float:
+    """Bytes that sorting moves: entries are read and written in each of log2(count) / 2 rounds of merging by four."""
+    return 2 * entry_bytes * count * math.log2(max(count, 2)) / 2
+
+
+def num_steps(sizes: Sizes, config: Config) -> int:
+    """Steps of an epoch."""
+    return -(-sizes.num_edges // config.batch_size)
+
+
+def _update(sizes: Sizes, config: Config, devices: int) -> Iterator[Work]:
+    count = table_parameters(sizes, config) / devices + dense_parameters(sizes, config)
+    # Adam reads parameter, gradient and two moments, and writes all but the gradient.
+    yield _pointwise("update", "adam", count, passes=7)
+
+
+def rebuild_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
+    """The operations of a rebuild of the correlation graph on one of D devices."""
+    sizes = sizes.used(config)
+    at = _shapes(sizes, config, devices)
+    pairs = at.items * sizes.num_items
+    # A native kernel selects as it multiplies; elsewhere scores are written in blocks, and read by the selection.
+    scores = 0.0 if native_kernels else 2 * FLOAT * pairs
+    return [
+        Work("rebuild", "nearest items", products=2 * pairs * at.d, streamed=scores + FLOAT * sizes.num_items * at.d),
+        Work("rebuild", "graph", streamed=sort_bytes(at.related, 8) + 40 * at.related),
+    ]
+
+
+def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
+    """The operations of encoding everything and ranking all items for all users, on one of D devices."""
+    sizes = sizes.used(config)
+    at = _shapes(sizes, config, devices)
+    pairs = at.users * sizes.num_items
+    scores = 0.0 if native_kernels else 2 * FLOAT * pairs
+    rows = at.users + at.items
+    # Forward alone is taken to be a half of forward and back together.
+    forward = [
+        work.times(0.5)._replace(part="evaluate") for work in _propagate(sizes, config, at, native=native_kernels)
+    ]
+    return [
+        *forward,
+        Work(
+            "evaluate", "fusion", products=4 * rows * at.d**2 * at.views, functions=2 * rows * at.d * at.views,
+            streamed=FLOAT * rows * at.d * 6 * (at.views + 1),
+        ),
+        Work("evaluate", "ranking", products=2 * pairs * at.d, streamed=scores + FLOAT * sizes.num_items * at.d),
+    ]  # fmt: skip
+
+
+def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant | None = None) -> list[Exchange]:
+    """The collectives of a step: bytes that a device receives.
+
+    A layer gathers its sources, and on the way back scatters the sums of their gradients: as many bytes again.
+
+    Args:
+      sizes: of the data.
+      config: settings.
+      devices: D; none are needed by one.
+      variant: changes to suppose.
+
+    Returns:
+      The exchanges.
+    """
+    if devices == 1:
+        return []
+    variant = variant or Variant()
+    sizes = sizes.used(config)
+    d, views = config.width, sizes.num_views
+    away = (devices - 1) / devices
+    number = variant.number_bytes * away
+    blocks = variant.column_blocks
+    nodes = sizes.num_users + sizes.num_items
+    found = []
+
+    def both_ways(name: str, rows: Number, columns: Number, layers: int) -> None:
+        found.append(Exchange("propagate", name, number * rows * columns / blocks, 2 * layers * blocks))
+
+    if config.interaction_layers:
+        both_ways("interactions", nodes, d, config.interaction_layers)
+    if sizes.modalities:
+        both_ways("feature graphs", sizes.num_items, d, config.feature_layers * len(sizes.modalities))
+    if sizes.num_triples:
+        both_ways("knowledge", sizes.num_entities, d, config.knowledge_layers)
+    if views:
+        both_ways("users of the views", sizes.num_items, views * d, 1)
+    batch, negatives = config.batch_size, config.softmax_negatives if config.loss == "softmax" else 0
+    own = 0 if negatives else config.batch_size * config.num_negatives
+    # Reduce-scatter of the rows and all-gather of their gradients, per view; a table shorter than the batch is fused
+    # first and exchanged once. Rows that all devices get are summed, and their gradients are not exchanged.
+    per_table = [(batch, sizes.num_users, 0), (batch + own, sizes.num_items, negatives)]
+    for rows, table, everywhere in per_table:
+        arrays = 1 if table <= rows + everywhere else views + 1
+        found.append(Exchange("loss", "rows of the batch", FLOAT * away * rows * d, 2 * arrays))
+        if everywhere:
+            found.append(Exchange("loss", "shared negatives", 2 * FLOAT * away * everywhere * d, arrays))
+    if config.consistency and views:
+        rows = min(config.consistency_batch, batch)
+        found.append(Exchange("loss", "consistency", 2 * FLOAT * away * rows * d, 2 * (views + 1)))
+    if sizes.num_triples:
+        found.append(Exchange("loss", "triples", FLOAT * away * config.knowledge_batch * d, 6))
+    if dense := dense_parameters(sizes, config):
+        found.append(Exchange("update", "gradients of small parameters", 2 * FLOAT * away * dense))
+    return found
+
+
+def rebuild_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
+    """The collectives of a rebuild: every device gets all item vectors, and the scale of each."""
+    if devices == 1:
+        return []
+    return [Exchange("rebuild", "item vectors", FLOAT * sizes.num_items * (config.width + 1) * (devices - 1) / devices)]
+
+
+def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
+    """The collectives of an evaluation: those of the layers, one way, and all item vectors."""
+    layers = [e._replace(part="evaluate", count=e.count / 2) for e in step_exchanges(sizes, config, devices)]
+    layers = [e for e in layers if e.name in ("interactions", "feature graphs", "knowledge", "users of the views")]
+    if devices == 1:
+        return layers
+    whole = FLOAT * sizes.num_items * config.width * (devices - 1) / devices
+    return [*layers, Exchange("evaluate", "item vectors", whole)]

@@ -1,0 +1,295 @@
+"""Plans: bytes and exchanges worked by hand, rooflines on a made-up machine, and remedies that are true."""
+
+import dataclasses
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slif_jax import planning
+from slif_jax.config import Config
+from slif_jax.data.synthetic import synthetic
+from slif_jax.planning import Accelerator, Sizes, Variant, accelerator, device_bytes, plan
+from slif_jax.planning.calibration import Probes, calibrate
+from slif_jax.planning.remedies import Setting, gib
+from slif_jax.planning.work import Work, evaluate_exchanges, num_steps, rebuild_work, step_exchanges, step_work
+
+PLAIN = Config(side_information=False, width=8, batch_size=64, softmax_negatives=16)
+FULL = Config(width=8, batch_size=64, softmax_negatives=16, knowledge_batch=64, consistency_batch=64)
+SIZES = Sizes(
+    num_users=8000, num_items=4000, num_edges=64_000, num_entities=9000, num_triples=20_000, modalities=(32, 16)
+)
+TABLES = ("parameters", "optimizer", "average of the parameters")
+# Every rate is a power of ten, so that times can be read off.
+MACHINE = Accelerator(
+    name="made up",
+    memory=10**9,
+    products=1e9,
+    products_bf16=2e9,
+    streamed=1e6,
+    gathered=1e6,
+    scattered=1e6,
+    functions=math.inf,
+    link=1e6,
+    group=4,
+    network=1e5,
+    latency=0.5,
+)
+
+
+def test_sizes_are_those_of_the_data_that_the_switches_leave():
+    dataset = synthetic(num_users=60, num_items=40, modalities={"a": 6, "b": 4})
+    sizes = planning.sizes_of(dataset, Config(modalities=("b",), knowledge_graph=False))
+    assert (sizes.num_users, sizes.num_items, sizes.num_edges) == (60, 40, len(dataset.train))
+    assert (sizes.modalities, sizes.num_triples, sizes.num_entities, sizes.num_views) == ((4,), 0, 40, 1)
+    both = planning.sizes_of(dataset, Config())
+    assert (both.modalities, both.num_triples, both.num_entities) == ((6, 4), len(dataset.triples), 60)
+    assert both.num_cold == 40 - len(set(dataset.train[:, 1].tolist()))
+    assert SIZES.used(PLAIN).num_views == 0
+
+
+@pytest.mark.parametrize("wrong", [{"num_edges": 0}, {"num_entities": 3}, {"modalities": (-1,)}], ids=str)
+def test_sizes_that_no_data_have_are_refused(wrong: dict):
+    with pytest.raises(ValueError, match=r"must|counts"):
+        dataclasses.replace(SIZES, **wrong)
+
+
+def test_tables_are_shared_out_by_rows():
+    one, eight = device_bytes(SIZES, PLAIN), device_bytes(SIZES, PLAIN, devices=8)
+    assert one["parameters"] == 4 * 12_000 * 8
+    assert one["optimizer"] == 2 * one["average of the parameters"] == 2 * one["parameters"]
+    assert eight["parameters"] == one["parameters"] // 8
+    assert one["gathered sources"] == 0
+    # The widest moment: gradients of all nodes' rows on their way back, and no correlation graph.
+    assert eight["gathered sources"] == 4 * 12_000 * 8
+
+
+def test_what_grows_with_the_mesh_is_what_is_not_shared():
+    for devices in (2, 4, 16):
+        less, more = (device_bytes(SIZES, FULL, devices=n) for n in (devices, 2 * devices))
+        for name in (*TABLES, "self-loop", "graphs", "features", "within a step"):
+            assert more[name] < less[name], name
+        for name in ("interactions for sampling", "gathered sources"):
+            assert more[name] == less[name], name
+
+
+def test_supposed_changes_take_less():
+    built = device_bytes(SIZES, FULL, devices=8)
+    half = device_bytes(SIZES, FULL, devices=8, variant=Variant(number_bytes=2))
+    blocks = device_bytes(SIZES, FULL, devices=8, variant=Variant(column_blocks=4))
+    dealt = device_bytes(SIZES, FULL, devices=8, variant=Variant(shared_sampling=False))
+    assert half["gathered sources"] == built["gathered sources"] // 2
+    assert half["optimizer"] == built["optimizer"]
+    assert blocks["gathered sources"] < built["gathered sources"]
+    assert dealt["interactions for sampling"] < built["interactions for sampling"]
+    assert Variant().describe() == ""
+    with pytest.raises(ValueError, match="number_bytes"):
+        Variant(number_bytes=8)
+
+
+def test_exchanges_of_the_plain_model_by_hand():
+    found = {e.name: (e.num_bytes, e.count) for e in step_exchanges(SIZES, PLAIN, 4)}
+    away = 3 / 4
+    assert found["interactions"] == (4 * 12_000 * 8 * away, 4)  # two layers, there and back
+    assert found["shared negatives"] == (2 * 4 * 16 * 8 * away, 1)  # a sum over devices counts twice
+    assert set(found) == {"interactions", "rows of the batch", "shared negatives"}  # there are no small parameters
+    assert step_exchanges(SIZES, PLAIN, 1) == []
+
+
+def test_exchanges_of_all_views_by_hand():
+    found = {e.name: (e.num_bytes, e.count) for e in step_exchanges(SIZES, FULL, 2)}
+    rows = 4 * 8 / 2  # bytes of a row of width 8, half of which are away
+    assert found["feature graphs"] == (4000 * rows, 4)
+    assert found["knowledge"] == (9000 * rows, 4)
+    assert found["users of the views"] == (4000 * 3 * rows, 2)
+    one_way = {e.name: e.count for e in evaluate_exchanges(SIZES, FULL, 2)}
+    assert one_way == {
+        "interactions": 2,
+        "feature graphs": 2,
+        "knowledge": 2,
+        "users of the views": 1,
+        "item vectors": 1,
+    }
+
+
+def test_a_batch_longer_than_a_table_exchanges_one_array():
+    small = dataclasses.replace(SIZES, num_users=50, num_items=30, num_entities=60)
+    rows = [e for e in step_exchanges(small, FULL, 2) if e.name == "rows of the batch"]
+    assert [e.count for e in rows] == [2, 2]
+    rows = [e for e in step_exchanges(SIZES, FULL, 2) if e.name == "rows of the batch"]
+    assert [e.count for e in rows] == [8, 8]  # four views
+
+
+def test_work_is_shared_out_and_grows_with_what_causes_it():
+    def total(sizes: Sizes, config: Config, part: str, devices: int = 1) -> float:
+        work = [w for w in step_work(sizes, config, devices=devices) if w.part == part]
+        return sum(w.streamed + w.gathered + w.scattered for w in work)
+
+    assert total(SIZES, FULL, "propagate", 4) < 0.5 * total(SIZES, FULL, "propagate")
+    more_edges = dataclasses.replace(SIZES, num_edges=2 * SIZES.num_edges)
+    assert total(more_edges, FULL, "propagate") > 1.2 * total(SIZES, FULL, "propagate")
+    deeper = dataclasses.replace(PLAIN, interaction_layers=4)
+    assert total(SIZES, deeper, "propagate") == pytest.approx(2 * total(SIZES, PLAIN, "propagate"), rel=0.2)
+    assert total(SIZES, PLAIN, "update") == 7 * 4 * 12_000 * 8  # Adam reads four arrays and writes three
+    nearest = rebuild_work(SIZES, FULL, devices=4)[0]
+    assert nearest.products == 2 * 1000 * 4000 * 8
+
+
+def test_messages_cost_what_native_kernels_save():
+    def streamed(native: bool) -> float:
+        return sum(w.streamed for w in step_work(SIZES, PLAIN, native_kernels=native))
+
+    # Of each of 128,000 edges, in two layers and both ways, a message is written and read.
+    assert streamed(False) - streamed(True) == 2 * 2 * 2 * 128_000 * 8 * 4
+    assert device_bytes(SIZES, PLAIN, native_kernels=False)["messages"] == 128_000 * 8 * 4
+    assert device_bytes(SIZES, PLAIN)["messages"] == 0
+
+
+def test_an_operation_takes_as_long_as_its_slowest_rate():
+    seconds = planning.plans.seconds_of(Work("loss", "x", products=2e9, streamed=1e6, gathered=5e5), MACHINE)
+    assert seconds == {"products": 2.0, "functions": 0.0, "memory": 1.5}
+    half = planning.plans.seconds_of(Work("loss", "x", products=2e9, streamed=1e6), MACHINE, 2)
+    assert (half["products"], half["memory"]) == (1.0, 0.5)
+
+
+def test_a_plan_adds_up():
+    made = plan(SIZES, FULL, {"data": 2, "model": 2}, MACHINE)
+    assert made.devices == 4
+    assert made.num_steps == num_steps(SIZES, FULL) == 1000
+    of_step = [made.parts[name].seconds for name in ("propagate", "loss", "update", "collectives")]
+    assert made.step_seconds == pytest.approx(sum(of_step))
+    collectives = sum(e.count * (e.num_bytes / 1e6 + 0.5) for e in made.exchanges)
+    assert made.parts["collectives"].seconds == pytest.approx(collectives)
+    assert made.epoch_seconds == pytest.approx(1000 * made.step_seconds + made.rebuild_seconds + made.evaluate_seconds)
+    assert made.interactions_per_second == pytest.approx(64_000 / made.epoch_seconds)
+    assert made.fits
+    assert made.remedies == made.changes == ()
+    assert json.loads(json.dumps(made.to_dict()))["total_bytes"] == made.total_bytes
+
+
+def test_one_device_exchanges_nothing():
+    made = plan(SIZES, FULL, {}, MACHINE)
+    assert made.parts["collectives"].seconds == 0
+    assert made.parts["collectives"].limit == "none"
+
+
+def test_beyond_a_group_the_network_counts():
+    inside = plan(SIZES, PLAIN, {"data": 4}, MACHINE).parts["collectives"].seconds
+    outside = plan(SIZES, PLAIN, {"data": 8}, MACHINE).parts["collectives"].seconds
+    # Four adapters carry 4e5 bytes a second: what 4 of 7 others send takes 10 / 7 of the time that links take for all.
+    received = sum(e.count * e.num_bytes for e in step_exchanges(SIZES, PLAIN, 8))
+    latency = 0.5 * sum(e.count for e in step_exchanges(SIZES, PLAIN, 8))
+    assert outside == pytest.approx(received * 4 / 7 / 4e5 + latency)
+    assert outside > inside
+    alone = dataclasses.replace(MACHINE, network=None)
+    with pytest.raises(ValueError, match="nothing is known of their network: got 8"):
+        plan(SIZES, PLAIN, {"data": 8}, alone)
+
+
+def test_a_slower_memory_takes_longer():
+    fast, slow = (plan(SIZES, PLAIN, {}, MACHINE.slowed(share)) for share in (1.0, 0.5))
+    assert slow.parts["update"].seconds == pytest.approx(2 * fast.parts["update"].seconds)
+    with pytest.raises(ValueError, match="efficiency"):
+        MACHINE.slowed(0.0)
+
+
+def has_room(made: planning.Plan) -> bool:
+    return made.total_bytes <= made.available_bytes
+
+
+def test_remedies_are_true():
+    sizes = dataclasses.replace(SIZES, num_users=800_000)
+    needed = sum(device_bytes(sizes, FULL, devices=2, native_kernels=False).values())
+    tight = dataclasses.replace(MACHINE, memory=0.8 * needed)
+    made = plan(sizes, FULL, {"data": 2}, tight)
+    assert not made.fits
+    (text,) = (text for text in made.remedies if " devices: " in text)
+    devices = int(text.split()[0])
+    assert has_room(plan(sizes, FULL, {"data": devices}, tight))
+    assert not has_room(plan(sizes, FULL, {"data": devices // 2}, tight))
+    assert made.changes
+    for text, variant in made.changes:
+        supposed = plan(sizes, FULL, {"data": 2}, tight, variant=variant)
+        assert has_room(supposed)
+        assert text == f"{variant.describe()}: {gib(supposed.total_bytes)}."
+
+
+def test_a_narrower_model_is_named_where_it_fits():
+    wide = dataclasses.replace(FULL, width=64)
+    room = 0.75 * sum(device_bytes(SIZES, wide, native_kernels=False).values())
+    made = plan(SIZES, wide, {}, dataclasses.replace(MACHINE, memory=room))
+    (text,) = (text for text in made.remedies if text.startswith("--width"))
+    width = int(text.split("=")[1].split(":")[0])
+    assert width < 64
+    assert has_room(plan(SIZES, dataclasses.replace(wide, width=width), {}, dataclasses.replace(MACHINE, memory=room)))
+
+
+def test_obstacles_beside_memory_are_told():
+    huge = dataclasses.replace(MACHINE, memory=1e15)
+    many = plan(dataclasses.replace(SIZES, num_edges=2**30), PLAIN, {}, huge)
+    assert not many.fits
+    assert "counted in int32" in many.obstacles[0]
+    odd = plan(SIZES, FULL, {"data": 3}, huge)
+    assert [text.split()[0] for text in odd.obstacles] == ["--batch_size", "--consistency_batch", "--knowledge_batch"]
+    one = sum(device_bytes(SIZES, PLAIN)[name] for name in (*TABLES, "self-loop", "graphs"))
+    small = plan(SIZES, PLAIN, {"data": 4}, dataclasses.replace(MACHINE, memory=0.9 * one))
+    assert "built whole on one device" in small.obstacles[0]
+
+
+def test_the_table_has_all_rates():
+    for name in planning.ACCELERATORS:
+        device = accelerator(name)
+        assert device.products_bf16 >= device.products > device.streamed > device.link > 0
+        assert 0 < device.usable <= 1
+    with pytest.raises(ValueError, match="v5e"):
+        accelerator("v1")
+
+
+def test_calibration_measures_this_machine():
+    device = calibrate(memory=10**9, clock=time.process_time, rounds=1)
+    for name in ("products", "streamed", "gathered", "scattered", "functions"):
+        assert 1e5 < getattr(device, name) < 1e14, name
+    assert device.measured
+    assert device.memory == 10**9
+
+
+def test_a_clock_that_runs_twice_as_fast_halves_the_rates():
+    probes, ticks = Probes(), itertools.count()
+    probes.time(lambda: float(next(ticks)))  # a second for ten turns of each operation
+    one = probes.accelerator(1)
+    assert one.products == pytest.approx(2 * 16_384 * 64 * 64 * 10)
+    probes, ticks = Probes(), itertools.count(step=2)
+    probes.time(lambda: float(next(ticks)))
+    assert probes.accelerator(1).gathered == pytest.approx(one.gathered / 2)
+
+
+def test_the_program_writes_a_plan(tmp_path: Path):
+    target = tmp_path / "plan.json"
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.plan",
+        "--mesh=data:4",
+        "--accelerator=v5e",
+        "--users=100",
+        "--items=50",
+    ]
+    command += ["--edges=1000", "--modalities=16,8", f"--output={target}", "--batch_size=128", "--width=16"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "**It fits**" in done.stdout
+    written = json.loads(target.read_text())
+    assert written["devices"] == 4
+    assert written["sizes"]["modalities"] == [16, 8]
+    assert written["config"]["width"] == 16
+    assert written["total_bytes"] == sum(written["num_bytes"].values())
+
+
+def test_a_setting_defaults_to_one_device():
+    assert Setting(SIZES, FULL).devices == 1
