@@ -170,6 +170,9 @@ class Config:
     # Training
     epochs: int = _setting(200, "Epochs at most. A resumed run may ask for more.", minimum=1)
     batch_size: int = _setting(4096, "Interactions per step.", minimum=1)
+    accumulate_steps: int = _setting(
+        1, "Steps whose gradients are averaged for one update: larger batches in the memory of small ones.", minimum=1
+    )
     parameter_momentum: float = _setting(
         0.9,
         "Share of the older parameters that their moving average keeps per epoch, in [0, 1); what is evaluated, fed "

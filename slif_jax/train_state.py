@@ -41,8 +41,11 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam, as the field uses it; L2 is part of the loss."""
-    return optax.adam(config.learning_rate)
+    """Adam, as the field uses it; L2 is part of the loss. `accumulate_steps`: it sees the mean of several gradients."""
+    adam = optax.adam(config.learning_rate)
+    if config.accumulate_steps == 1:
+        return adam
+    return optax.MultiSteps(adam, every_k_schedule=config.accumulate_steps).gradient_transformation()
 
 
 def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainState:

@@ -218,3 +218,33 @@ def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
 def test_when_the_rebuild_is_due(change: dict, due: list[int]):
     config = dataclasses.replace(TINY, **change)
     assert [epoch for epoch in range(6) if train_step.rebuild_is_due(epoch, config)] == due
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_accumulated_gradients_make_one_update_of_their_mean(dataset: Dataset):
+    config = dataclasses.replace(TINY, accumulate_steps=2)
+    model, graphs, state, data = set_up(dataset, config)
+    step = jax.jit(train_step.make_train_step(model, make_optimizer(config)))
+    index = jnp.arange(16)
+    first, _ = step(state, graphs, data, index)
+    jax.tree.map(np.testing.assert_array_equal, first.params, state.params)
+    second, _ = step(first, graphs, data, index[::-1])
+
+    def gradient(number: int, index: jax.Array):
+        batch_rng, triple_rng = jax.random.split(jax.random.fold_in(state.rng, number))
+        batch = sampling.sample_batch(
+            batch_rng, data.interactions, index, num_negatives=config.softmax_negatives, shared=True
+        )
+        triples = sampling.sample_triples(
+            triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
+        )
+        grads, _ = jax.grad(train_step.loss_fn, has_aux=True)(
+            state.params, model, graphs, state.correlation, batch, triples
+        )
+        return grads
+
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, gradient(0, index), gradient(1, index[::-1]))
+    adam = make_optimizer(TINY)
+    updates, _ = adam.update(mean, adam.init(state.params), state.params)
+    expected = jax.tree.map(lambda x, u: x + u, state.params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), second.params, expected)
