@@ -45,7 +45,6 @@ _TRIPLES = flags.DEFINE_integer("triples", 0, "Triples of the knowledge graph.",
 _RELATIONS = flags.DEFINE_integer("relations", 20, "Relations of the knowledge graph.", lower_bound=1)
 _MODALITIES = flags.DEFINE_list("modalities", [], "Widths of the raw features, such as 4096,384.")
 _EFFICIENCY = flags.DEFINE_float("efficiency", 1.0, "Share of the peak rate of memory that is reached, above 0 to 1.")
-_NUMBER_BYTES = flags.DEFINE_integer("number_bytes", 4, "Suppose (not built): 2 keeps tables in bfloat16.")
 _BLOCKS = flags.DEFINE_integer("column_blocks", 1, "Suppose (not built): sources are gathered in so many blocks.")
 _SHARED = flags.DEFINE_boolean("shared_sampling", True, "False supposes (not built): interactions dealt out.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the plan: .json, or else Markdown.")
@@ -120,7 +119,7 @@ def _device() -> Accelerator:
 
 
 def _variant() -> Variant:
-    return Variant(_NUMBER_BYTES.value, _BLOCKS.value, _SHARED.value)
+    return Variant(_BLOCKS.value, _SHARED.value)
 
 
 def plan_text(made: Plan, config: Config) -> str:
@@ -168,9 +167,9 @@ def plan_text(made: Plan, config: Config) -> str:
     lines += ["", "## Time", "", *_times(made), ""]
     lines += ["Exchanged in a step, bytes received per device:", "", *_exchanges(made)]
     if made.changes:
-        variant = made.changes[0][1]
-        other = plan(sizes, config, made.mesh, device, variant=variant)
-        lines += ["", f"## Supposing {variant.describe()} (not built)", "", _verdict(other), "", *_times(other)]
+        text, setting = made.changes[-1]
+        other = plan(setting.sizes, setting.config, made.mesh, device, variant=setting.variant)
+        lines += ["", f"## Supposing {text.split(':')[0]} (not built)", "", _verdict(other), "", *_times(other)]
     return "\n".join(lines)
 
 

@@ -32,6 +32,9 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer(
 _MESH = flags.DEFINE_string(
     "mesh", "none", "Devices that share the work, such as data:8 or data:4,model:2; none: one device (docs/scaling.md)."
 )
+_CHECK_MEMORY = flags.DEFINE_boolean(
+    "check_memory", True, "Do not begin a training that is estimated to need more memory than there is."
+)
 _TENSORBOARD = flags.DEFINE_boolean(
     "tensorboard", False, "Write events to WORKDIR/tensorboard too; needs the extra 'tensorboard'."
 )
@@ -55,6 +58,7 @@ def main() -> None:
                 checkpoint_every=_CHECKPOINT_EVERY.value,
                 flags_text=cli.flags_text(),
                 mesh=make_mesh(_MESH.value),
+                check_memory=_CHECK_MEMORY.value,
             )
         if _PROGRESS.value == "off" and hosts.index == 0:
             print(describe_result(result))

@@ -19,6 +19,7 @@ from slif_jax.engine import make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
+from slif_jax.memory import check_fits
 from slif_jax.model import make_model
 from slif_jax.multihost import is_first
 from slif_jax.prepare import load_dataset
@@ -55,6 +56,7 @@ def train_and_evaluate(
     evaluate_test: bool = True,
     flags_text: str | None = None,
     mesh: Mesh | None = None,
+    check_memory: bool = True,
 ) -> dict[str, Any]:
     """Runs a whole training and leaves everything in `workdir`.
 
@@ -69,6 +71,7 @@ def train_and_evaluate(
       flags_text: written to `flags.txt`, for programs that are started with flags.
       mesh: devices that share the work, see `sharding.make_mesh`; None is the default device alone. A run can go on
         with another mesh than it began with.
+      check_memory: whether a training that is estimated to need more memory than there is does not begin.
 
     Returns:
       What `result.json` holds.
@@ -77,6 +80,7 @@ def train_and_evaluate(
       DataError: on unusable data.
       WorkdirError: if the folder belongs to another configuration.
       NonFiniteLossError: if the loss is no longer finite.
+      WillNotFitError: if the memory would not do.
     """
     seconds = Seconds(setup=0.0, compile=0.0, train=0.0, rebuild=0.0, evaluate=0.0)
     if mesh is None and jax.process_count() > 1:
@@ -88,6 +92,8 @@ def train_and_evaluate(
         folder = Workdir(workdir)
         folder.check(config, resume=resume)
         dataset = load_dataset(config, data_dir=data_dir)
+        if check_memory:
+            check_fits(dataset, config, devices=1 if mesh is None else mesh.size)
         graphs = build_graphs(dataset, config)
         model = make_model(dataset, config)
         folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)

@@ -97,10 +97,9 @@ one_device = functools.cache(functools.partial(some_epochs, mesh="none"))
     ("variant", "mesh"),
     [
         ("default", "data:8"),
-        ("default", "data:2,model:2"),
         ("bpr", "data:2"),
-        ("cold items", "data:8"),
-        ("LightGCN", "data:4"),
+        ("cold items", "data:4"),
+        ("LightGCN", "data:2,model:2"),
     ],
 )
 def test_a_mesh_gives_the_numbers_of_one_device(variant: str, mesh: str):

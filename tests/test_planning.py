@@ -80,7 +80,7 @@ def test_what_grows_with_the_mesh_is_what_is_not_shared():
 
 def test_supposed_changes_take_less():
     built = device_bytes(SIZES, FULL, devices=8)
-    half = device_bytes(SIZES, FULL, devices=8, variant=Variant(number_bytes=2))
+    half = device_bytes(SIZES, dataclasses.replace(FULL, precision="bf16"), devices=8)
     blocks = device_bytes(SIZES, FULL, devices=8, variant=Variant(column_blocks=4))
     dealt = device_bytes(SIZES, FULL, devices=8, variant=Variant(shared_sampling=False))
     assert half["gathered sources"] == built["gathered sources"] // 2
@@ -88,8 +88,8 @@ def test_supposed_changes_take_less():
     assert blocks["gathered sources"] < built["gathered sources"]
     assert dealt["interactions for sampling"] < built["interactions for sampling"]
     assert Variant().describe() == ""
-    with pytest.raises(ValueError, match="number_bytes"):
-        Variant(number_bytes=8)
+    with pytest.raises(ValueError, match="column_blocks"):
+        Variant(column_blocks=0)
 
 
 def test_exchanges_of_the_plain_model_by_hand():
@@ -153,8 +153,16 @@ def test_messages_cost_what_native_kernels_save():
 def test_an_operation_takes_as_long_as_its_slowest_rate():
     seconds = planning.plans.seconds_of(Work("loss", "x", products=2e9, streamed=1e6, gathered=5e5), MACHINE)
     assert seconds == {"products": 2.0, "functions": 0.0, "memory": 1.5}
-    half = planning.plans.seconds_of(Work("loss", "x", products=2e9, streamed=1e6), MACHINE, 2)
-    assert (half["products"], half["memory"]) == (1.0, 0.5)
+
+
+def test_half_the_numbers_go_over_the_graphs_in_half_the_time():
+    half = dataclasses.replace(PLAIN, precision="bf16")
+    found = {e.name: e.num_bytes for e in step_exchanges(SIZES, PLAIN, 4)}
+    halved = {e.name: e.num_bytes for e in step_exchanges(SIZES, half, 4)}
+    assert halved["interactions"] == found["interactions"] / 2
+    assert halved["rows of the batch"] == found["rows of the batch"]
+    gathered = [sum(w.gathered for w in step_work(SIZES, config)) for config in (PLAIN, half)]
+    assert gathered[1] == gathered[0] / 2
 
 
 def test_a_plan_adds_up():
@@ -213,10 +221,11 @@ def test_remedies_are_true():
     assert has_room(plan(sizes, FULL, {"data": devices}, tight))
     assert not has_room(plan(sizes, FULL, {"data": devices // 2}, tight))
     assert made.changes
-    for text, variant in made.changes:
-        supposed = plan(sizes, FULL, {"data": 2}, tight, variant=variant)
+    for text, at in made.changes:
+        supposed = plan(at.sizes, at.config, {"data": 2}, tight, variant=at.variant)
         assert has_room(supposed)
-        assert text == f"{variant.describe()}: {gib(supposed.total_bytes)}."
+        assert text.startswith(at.variant.describe())
+        assert text.endswith(f": {gib(supposed.total_bytes)}.")
 
 
 def test_a_narrower_model_is_named_where_it_fits():

@@ -11,6 +11,7 @@ import pytest
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.evaluate import SPLITS
+from slif_jax.memory import WillNotFitError
 from slif_jax.train import NonFiniteLossError, describe_result, train_and_evaluate
 from slif_jax.workdir import Workdir, WorkdirError
 
@@ -190,3 +191,12 @@ def test_a_search_leaves_test_alone_until_it_is_asked_for(unbroken: Path, tmp_pa
     assert numbers(tmp_path / "run") == numbers(unbroken)
     assert chosen["test"] == numbers(unbroken)[2]
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == rows
+
+
+def test_a_training_that_would_not_fit_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("slif_jax.memory.free_bytes", lambda: 1 << 20)
+    with pytest.raises(WillNotFitError, match=r"needs .* per device, and there are"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+    small = dataclasses.replace(SMALL, epochs=1)
+    assert run(tmp_path / "run", small, check_memory=False)["epochs"] == 1

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = str(ROOT / "tests" / "multihost_worker.py")
 # Long, for machines that have much else to do; what hangs is ended by it.
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 class Done(NamedTuple):

@@ -71,7 +71,7 @@ class Plan:
     """What stands in the way beside memory."""
     remedies: tuple[str, ...]
     """Settings that would make it fit, each on its own; none are needed where it does."""
-    changes: tuple[tuple[str, Variant], ...]
+    changes: tuple[tuple[str, Setting], ...]
     """Changes to the program that would; none of them is built."""
 
     @property
@@ -101,8 +101,9 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types."""
-        fields = dataclasses.asdict(self)
+        fields = dataclasses.asdict(dataclasses.replace(self, changes=()))
         fields["exchanges"] = [exchange._asdict() for exchange in self.exchanges]
+        fields["changes"] = [text for text, _ in self.changes]
         names = ("devices", "total_bytes", "available_bytes", "fits", "interactions_per_second")
         return fields | {name: getattr(self, name) for name in names}
 
@@ -145,7 +146,7 @@ def plan(
     others = [*rebuild_exchanges(sizes, config, devices), *evaluate_exchanges(sizes, config, devices)]
     received = {part: sum(e.num_bytes * e.count for e in (*exchanges, *others) if e.part == part) for part in PARTS}
     parts = {
-        part: _part([w for w in work if w.part == part], accelerator, variant, received[part])
+        part: _part([w for w in work if w.part == part], accelerator, received[part])
         for part in PARTS
         if part != "collectives"
     }
@@ -186,29 +187,21 @@ def plan(
     )
 
 
-def seconds_of(work: Work, accelerator: Accelerator, number_bytes: int = 4) -> dict[str, float]:
-    """What an operation would take by each rate alone; the greatest of products and functions and bytes counts."""
-    half = number_bytes == 2
-    share = number_bytes / 4
-    products = accelerator.products_bf16 if half else accelerator.products
+def seconds_of(work: Work, accelerator: Accelerator) -> dict[str, float]:
+    """What an operation would take by each rate alone; the greatest counts."""
     return {
-        "products": work.products / products,
+        "products": work.products / accelerator.products,
         "functions": work.functions / accelerator.functions,
-        "memory": share
-        * (
-            work.streamed / accelerator.streamed
-            + work.gathered / accelerator.gathered
-            + work.scattered / accelerator.scattered
-        ),
+        "memory": work.streamed / accelerator.streamed
+        + work.gathered / accelerator.gathered
+        + work.scattered / accelerator.scattered,
     }
 
 
-def _part(work: list[Work], accelerator: Accelerator, variant: Variant, exchanged: float | int) -> PartPlan:
+def _part(work: list[Work], accelerator: Accelerator, exchanged: float | int) -> PartPlan:
     by_limit: dict[str, float] = {}
     for entry in work:
-        # Parameters are updated in float32, whatever the tables are kept in.
-        number_bytes = 4 if entry.part == "update" else variant.number_bytes
-        limit, seconds = max(seconds_of(entry, accelerator, number_bytes).items(), key=lambda pair: pair[1])
+        limit, seconds = max(seconds_of(entry, accelerator).items(), key=lambda pair: pair[1])
         by_limit[limit] = by_limit.get(limit, 0.0) + seconds
     return PartPlan(
         products=sum(entry.products for entry in work),

@@ -57,14 +57,15 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
             for b in batches
             if b >= 256
         ],
+        [("--precision=bf16", at._replace(config=_half(config)))],
         [("--noknowledge_graph", at._replace(config=dataclasses.replace(config, knowledge_graph=False)))],
     ]
     found = (_first(kind, needed, room, most_devices) for kind in tried)
     return tuple(text for text in found if text)
 
 
-def changes_that_fit(at: Setting, needed: Needed, room: int) -> tuple[tuple[str, Variant], ...]:
-    """Changes to the program that would make a setting fit: those that suffice alone, or else the fewest together.
+def changes_that_fit(at: Setting, needed: Needed, room: int) -> tuple[tuple[str, Setting], ...]:
+    """Changes to the program that would make a setting fit; where none suffices alone, together with --precision=bf16.
 
     Args:
       at: what does not fit.
@@ -74,19 +75,23 @@ def changes_that_fit(at: Setting, needed: Needed, room: int) -> tuple[tuple[str,
     Returns:
       Sentences, with what they suppose. None of the changes is built.
     """
-    half, dealt = {"number_bytes": 2}, {"shared_sampling": False}
-    blocks = [{"column_blocks": n} for n in _POWERS[:6]] if at.devices > 1 else []
-    for together in ([{}, half, dealt], [half | dealt]):
+    blocks = (1, *_POWERS[:6]) if at.devices > 1 else (1,)
+    for config in (at.config, _half(at.config)):
         found = []
-        for base in together:
-            for changes in (base, *({**base, **block} for block in blocks)):
-                variant = dataclasses.replace(at.variant, **changes)
-                if (total := needed(at._replace(variant=variant))) <= room:
-                    found.append((f"{variant.describe()}: {gib(total)}.", variant))
-                    break
+        for shared in (True, False):
+            variants = (dataclasses.replace(at.variant, column_blocks=n, shared_sampling=shared) for n in blocks)
+            tried = [at._replace(config=config, variant=variant) for variant in variants]
+            fitting = next((setting for setting in tried if needed(setting) <= room), None)
+            if fitting is not None and fitting.variant != at.variant:
+                more = "" if config == at.config else ", with --precision=bf16"
+                found.append((f"{fitting.variant.describe()}{more}: {gib(needed(fitting))}.", fitting))
         if found:
             return tuple(found)
     return ()
+
+
+def _half(config: Config) -> Config:
+    return dataclasses.replace(config, precision="bf16")
 
 
 def _first(tried: Iterable[tuple[str, Setting]], needed: Needed, room: int, most_devices: int) -> str | None:

@@ -26,29 +26,28 @@ _SORTING = 16  # the same while it is drawn, before the first step
 class Variant:
     """Changes to the program that a plan may suppose. None of them is built."""
 
-    number_bytes: int = FLOAT
-    """Bytes of a number in the tables and in what is exchanged: 2 for bfloat16. Adam's moments stay float32."""
     column_blocks: int = 1
     """Sources are gathered this many times, each time a block of the columns."""
     shared_sampling: bool = True
     """Every device holds all interactions and the order of the epoch, as built; False deals them out."""
 
     def __post_init__(self) -> None:
-        if self.number_bytes not in (2, 4):
-            raise ValueError(f"`number_bytes` must be 4 or 2: got {self.number_bytes}.")
         if self.column_blocks < 1:
             raise ValueError(f"`column_blocks` must be at least 1: got {self.column_blocks}.")
 
     def describe(self) -> str:
         """The changes in words; empty for the program as it is."""
         words = []
-        if self.number_bytes != FLOAT:
-            words.append("tables and exchanges in bfloat16")
         if not self.shared_sampling:
             words.append("interactions for sampling dealt out")
         if self.column_blocks > 1:
             words.append(f"sources gathered in {self.column_blocks} blocks of columns")
         return ", ".join(words)
+
+
+def carried_bytes(config: Config) -> int:
+    """Bytes of a number on its way over a graph, and between devices."""
+    return 2 if config.precision == "bf16" else FLOAT
 
 
 def rows_each(count: int, devices: int) -> int:
@@ -80,11 +79,11 @@ def device_bytes(
     in_step = {
         "gathered sources": _gathered_bytes(sizes, config, variant) if devices > 1 else 0,
         "messages": 0 if native_kernels else _message_bytes(sizes, config, devices, variant),
-        "within a step": _step_bytes(sizes, config, devices, variant),
+        "within a step": _step_bytes(sizes, config, devices),
     }
     ordered = rows_each(sizes.num_edges, 1 if variant.shared_sampling else devices)
     parts = {
-        "parameters": variant.number_bytes * tables + FLOAT * dense,
+        "parameters": FLOAT * (tables + dense),
         "optimizer": moments,
         "average of the parameters": FLOAT * (tables + dense) if config.parameter_momentum else 0,
         "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
@@ -139,7 +138,7 @@ def _gathered_bytes(sizes: Sizes, config: Config, variant: Variant) -> int:
     related = sizes.num_items if config.correlates("interactions") else 0
     passing = (nodes + related) if config.interaction_layers else 0
     passing = max(passing, sizes.num_items * sizes.num_views, 2 * sizes.num_entities if sizes.num_triples else 0)
-    return int(variant.number_bytes * d * (kept + passing / variant.column_blocks))
+    return int(carried_bytes(config) * d * (kept + passing / variant.column_blocks))
 
 
 def _message_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
@@ -164,10 +163,10 @@ def logits(config: Config, devices: int) -> int:
     return rows_each(config.batch_size, devices) * per_example
 
 
-def _step_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
+def _step_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     d, views = config.width, sizes.num_views
     nodes = rows_each(sizes.num_users, devices) + rows_each(sizes.num_items, devices)
     entities = rows_each(sizes.num_entities, devices) if sizes.num_triples else 0
     rows = (_ROWS + _VIEW_ROWS * views) * nodes + (_ENTITY_ROWS + _HOP_ROWS * config.knowledge_layers) * entities
     batch = _BATCH_ROWS * (1 + views) * batch_rows(sizes, config, devices)
-    return int(variant.number_bytes * d * rows + FLOAT * (d * batch + _LOGITS * logits(config, devices)))
+    return int(FLOAT * (d * (rows + batch) + _LOGITS * logits(config, devices)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
-from slif_jax.planning.space import FLOAT, Variant, batch_rows, edges_each, logits, rows_each
+from slif_jax.planning.space import FLOAT, Variant, batch_rows, carried_bytes, edges_each, logits, rows_each
 
 Number = float | int
 PARTS = ("propagate", "loss", "update", "rebuild", "evaluate", "collectives")
@@ -71,19 +71,27 @@ def _shapes(sizes: Sizes, config: Config, devices: int) -> _Shapes:
     )
 
 
-def _spmm(name: str, edges: Number, receivers: Number, senders: Number, columns: Number, *, native: bool) -> Work:
-    """A sparse product forward and back: rows of each edge are read twice, results written once each way."""
-    rows = 2 * FLOAT * edges * columns
-    written = FLOAT * (receivers + senders) * columns
-    messages = 0.0 if native else 2 * rows  # written by one operation, read by the next
-    return Work("propagate", name, gathered=rows, streamed=written + 20 * edges + messages)
+class _Graphs(NamedTuple):
+    """How the sparse kernels work."""
 
+    number: int
+    """Bytes of a number that goes over a graph."""
+    native: bool
+    """See `Accelerator.native_kernels`."""
 
-def _attention(name: str, edges: Number, rows: Number, d: int, *, native: bool) -> Work:
-    """Attention forward and back: forward one row per edge; back x, query and cotangent, in both orders."""
-    gathered = FLOAT * edges * d * 6
-    messages = 0.0 if native else 2 * gathered
-    return Work("propagate", name, gathered=gathered, functions=3 * edges, streamed=8 * FLOAT * rows * d + messages)
+    def spmm(self, name: str, edges: Number, receivers: Number, senders: Number, columns: Number) -> Work:
+        """A sparse product forward and back: each edge reads a row each way, and results are written once each way."""
+        written = self.number * (receivers + senders) * columns
+        messages = 0 if self.native else 2 * 2 * FLOAT * edges * columns  # written by one operation, read by the next
+        gathered = 2 * self.number * edges * columns
+        return Work("propagate", name, gathered=gathered, streamed=written + 20 * edges + messages)
+
+    def attention(self, name: str, edges: Number, rows: Number, d: int) -> Work:
+        """Attention forward and back: forward a row per edge; back x, query and cotangent, in both orders."""
+        gathered = 6 * self.number * edges * d
+        messages = 0 if self.native else 2 * 6 * FLOAT * edges * d
+        streamed = 8 * self.number * rows * d + messages
+        return Work("propagate", name, gathered=gathered, functions=3 * edges, streamed=streamed)
 
 
 def _pointwise(part: str, name: str, numbers: Number, *, passes: Number, functions: Number = 0) -> Work:
@@ -106,20 +114,20 @@ def step_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels:
     sizes = sizes.used(config)
     at = _shapes(sizes, config, devices)
     return [
-        *_propagate(sizes, config, at, native=native_kernels),
+        *_propagate(sizes, config, at, _Graphs(carried_bytes(config), native_kernels)),
         *_loss(sizes, config, at, devices),
         *_update(sizes, config, devices),
     ]
 
 
-def _propagate(sizes: Sizes, config: Config, at: _Shapes, *, native: bool) -> Iterator[Work]:
+def _propagate(sizes: Sizes, config: Config, at: _Shapes, graphs: _Graphs) -> Iterator[Work]:
     d, views, nodes = at.d, at.views, at.users + at.items
     all_nodes = sizes.num_users + sizes.num_items
     if layers := config.interaction_layers:
-        yield _spmm("interactions", 2 * at.edges, nodes, all_nodes, d, native=native).times(layers)
+        yield graphs.spmm("interactions", 2 * at.edges, nodes, all_nodes, d).times(layers)
         yield _pointwise("propagate", "sum of the layers", nodes * d, passes=4).times(layers + 1)
         if config.correlates("interactions"):
-            yield _spmm("correlation", at.related, at.items, sizes.num_items, d, native=native).times(layers)
+            yield graphs.spmm("correlation", at.related, at.items, sizes.num_items, d).times(layers)
             yield _pointwise("propagate", "items with correlation", nodes * d, passes=6).times(layers)
     for width in sizes.modalities:
         yield Work(
@@ -130,19 +138,19 @@ def _propagate(sizes: Sizes, config: Config, at: _Shapes, *, native: bool) -> It
         )
         yield _pointwise("propagate", "purified features", at.items * d, passes=10, functions=1)
         for _ in range(config.feature_layers):
-            yield _spmm("feature graph", at.near, at.items, sizes.num_items, d, native=native)
+            yield graphs.spmm("feature graph", at.near, at.items, sizes.num_items, d)
             if config.correlates("features"):
-                yield _spmm("correlation", at.related, at.items, sizes.num_items, d, native=native)
+                yield graphs.spmm("correlation", at.related, at.items, sizes.num_items, d)
                 yield _pointwise("propagate", "mix of both", at.items * d, passes=6)
     if sizes.num_triples:
         for _ in range(config.knowledge_layers):
             yield Work("propagate", "queries", products=6 * at.entities * d * d, streamed=FLOAT * 6 * at.entities * d)
-            yield _attention("knowledge", at.triples, at.entities, d, native=native)
+            yield graphs.attention("knowledge", at.triples, at.entities, d)
             if config.correlates("knowledge"):
-                yield _attention("correlation", at.related, at.items, d, native=native)
+                yield graphs.attention("correlation", at.related, at.items, d)
                 yield _pointwise("propagate", "merge of both", at.entities * d, passes=10)
     if views:
-        yield _spmm("users of the views", at.edges, at.users, sizes.num_items, views * d, native=native)
+        yield graphs.spmm("users of the views", at.edges, at.users, sizes.num_items, views * d)
         yield _pointwise("propagate", "views side by side", views * d * nodes, passes=4)
 
 
@@ -221,9 +229,8 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     rows = at.users + at.items
     # Forward alone is taken to be a half of forward and back together.
-    forward = [
-        work.times(0.5)._replace(part="evaluate") for work in _propagate(sizes, config, at, native=native_kernels)
-    ]
+    graphs = _Graphs(carried_bytes(config), native_kernels)
+    forward = [work.times(0.5)._replace(part="evaluate") for work in _propagate(sizes, config, at, graphs)]
     return [
         *forward,
         Work(
@@ -254,7 +261,7 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant 
     sizes = sizes.used(config)
     d, views = config.width, sizes.num_views
     away = (devices - 1) / devices
-    number = variant.number_bytes * away
+    number = carried_bytes(config) * away
     blocks = variant.column_blocks
     nodes = sizes.num_users + sizes.num_items
     found = []
