@@ -210,8 +210,8 @@ def _times(made: Plan) -> list[str]:
 def _exchanges(made: Plan) -> list[str]:
     if not made.exchanges:
         return ["None: there is one device."]
-    found = sorted(made.exchanges, key=lambda exchange: -exchange.num_bytes * exchange.count)
-    rows = [(e.name, f"{e.count:.0f}", gib(e.num_bytes), gib(e.num_bytes * e.count)) for e in found]
+    found = sorted(made.exchanges, key=lambda exchange: -exchange.num_bytes * exchange.times)
+    rows = [(e.name, f"{e.times:.0f}", gib(e.num_bytes), gib(e.num_bytes * e.times)) for e in found]
     return _table(("for", "collectives", "each", "together"), rows)
 
 

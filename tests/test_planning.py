@@ -16,8 +16,10 @@ from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
 from slif_jax.planning import Accelerator, Sizes, Variant, accelerator, device_bytes, plan
 from slif_jax.planning.calibration import Probes, calibrate
+from slif_jax.planning.exchanges import evaluate_exchanges, step_exchanges
+from slif_jax.planning.plans import seconds_of
 from slif_jax.planning.remedies import Setting, gib
-from slif_jax.planning.work import Work, evaluate_exchanges, num_steps, rebuild_work, step_exchanges, step_work
+from slif_jax.planning.work import Work, num_steps, rebuild_work, step_work
 
 PLAIN = Config(side_information=False, width=8, batch_size=64, softmax_negatives=16)
 FULL = Config(width=8, batch_size=64, softmax_negatives=16, knowledge_batch=64, consistency_batch=64)
@@ -93,7 +95,7 @@ def test_supposed_changes_take_less():
 
 
 def test_exchanges_of_the_plain_model_by_hand():
-    found = {e.name: (e.num_bytes, e.count) for e in step_exchanges(SIZES, PLAIN, 4)}
+    found = {e.name: (e.num_bytes, e.times) for e in step_exchanges(SIZES, PLAIN, 4)}
     away = 3 / 4
     assert found["interactions"] == (4 * 12_000 * 8 * away, 4)  # two layers, there and back
     assert found["shared negatives"] == (2 * 4 * 16 * 8 * away, 1)  # a sum over devices counts twice
@@ -102,12 +104,12 @@ def test_exchanges_of_the_plain_model_by_hand():
 
 
 def test_exchanges_of_all_views_by_hand():
-    found = {e.name: (e.num_bytes, e.count) for e in step_exchanges(SIZES, FULL, 2)}
+    found = {e.name: (e.num_bytes, e.times) for e in step_exchanges(SIZES, FULL, 2)}
     rows = 4 * 8 / 2  # bytes of a row of width 8, half of which are away
     assert found["feature graphs"] == (4000 * rows, 4)
     assert found["knowledge"] == (9000 * rows, 4)
     assert found["users of the views"] == (4000 * 3 * rows, 2)
-    one_way = {e.name: e.count for e in evaluate_exchanges(SIZES, FULL, 2)}
+    one_way = {e.name: e.times for e in evaluate_exchanges(SIZES, FULL, 2)}
     assert one_way == {
         "interactions": 2,
         "feature graphs": 2,
@@ -120,9 +122,9 @@ def test_exchanges_of_all_views_by_hand():
 def test_a_batch_longer_than_a_table_exchanges_one_array():
     small = dataclasses.replace(SIZES, num_users=50, num_items=30, num_entities=60)
     rows = [e for e in step_exchanges(small, FULL, 2) if e.name == "rows of the batch"]
-    assert [e.count for e in rows] == [2, 2]
+    assert [e.times for e in rows] == [2, 2]
     rows = [e for e in step_exchanges(SIZES, FULL, 2) if e.name == "rows of the batch"]
-    assert [e.count for e in rows] == [8, 8]  # four views
+    assert [e.times for e in rows] == [8, 8]  # four views
 
 
 def test_work_is_shared_out_and_grows_with_what_causes_it():
@@ -151,7 +153,7 @@ def test_messages_cost_what_native_kernels_save():
 
 
 def test_an_operation_takes_as_long_as_its_slowest_rate():
-    seconds = planning.plans.seconds_of(Work("loss", "x", products=2e9, streamed=1e6, gathered=5e5), MACHINE)
+    seconds = seconds_of(Work("loss", "x", products=2e9, streamed=1e6, gathered=5e5), MACHINE)
     assert seconds == {"products": 2.0, "functions": 0.0, "memory": 1.5}
 
 
@@ -171,7 +173,7 @@ def test_a_plan_adds_up():
     assert made.num_steps == num_steps(SIZES, FULL) == 1000
     of_step = [made.parts[name].seconds for name in ("propagate", "loss", "update", "collectives")]
     assert made.step_seconds == pytest.approx(sum(of_step))
-    collectives = sum(e.count * (e.num_bytes / 1e6 + 0.5) for e in made.exchanges)
+    collectives = sum(e.times * (e.num_bytes / 1e6 + 0.5) for e in made.exchanges)
     assert made.parts["collectives"].seconds == pytest.approx(collectives)
     assert made.epoch_seconds == pytest.approx(1000 * made.step_seconds + made.rebuild_seconds + made.evaluate_seconds)
     assert made.interactions_per_second == pytest.approx(64_000 / made.epoch_seconds)
@@ -190,8 +192,8 @@ def test_beyond_a_group_the_network_counts():
     inside = plan(SIZES, PLAIN, {"data": 4}, MACHINE).parts["collectives"].seconds
     outside = plan(SIZES, PLAIN, {"data": 8}, MACHINE).parts["collectives"].seconds
     # Four adapters carry 4e5 bytes a second: what 4 of 7 others send takes 10 / 7 of the time that links take for all.
-    received = sum(e.count * e.num_bytes for e in step_exchanges(SIZES, PLAIN, 8))
-    latency = 0.5 * sum(e.count for e in step_exchanges(SIZES, PLAIN, 8))
+    received = sum(e.times * e.num_bytes for e in step_exchanges(SIZES, PLAIN, 8))
+    latency = 0.5 * sum(e.times for e in step_exchanges(SIZES, PLAIN, 8))
     assert outside == pytest.approx(received * 4 / 7 / 4e5 + latency)
     assert outside > inside
     alone = dataclasses.replace(MACHINE, network=None)

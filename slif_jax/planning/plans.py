@@ -7,21 +7,11 @@ from typing import Any
 
 from slif_jax.config import Config
 from slif_jax.planning.accelerators import Accelerator
+from slif_jax.planning.exchanges import Exchange, evaluate_exchanges, rebuild_exchanges, step_exchanges
 from slif_jax.planning.remedies import Setting, changes_that_fit, gib, settings_that_fit
 from slif_jax.planning.sizes import Sizes
 from slif_jax.planning.space import Variant, device_bytes
-from slif_jax.planning.work import (
-    PARTS,
-    Exchange,
-    Work,
-    evaluate_exchanges,
-    evaluate_work,
-    num_steps,
-    rebuild_exchanges,
-    rebuild_work,
-    step_exchanges,
-    step_work,
-)
+from slif_jax.planning.work import PARTS, Work, evaluate_work, num_steps, rebuild_work, step_work
 
 _MOST_EDGES = 2**31 - 1
 _MOST_DEVICES = 1 << 16
@@ -144,7 +134,7 @@ def plan(
     work = [entry for kind in kinds for entry in kind(sizes, config, devices=devices, native_kernels=native)]
     exchanges = step_exchanges(sizes, config, devices, variant)
     others = [*rebuild_exchanges(sizes, config, devices), *evaluate_exchanges(sizes, config, devices)]
-    received = {part: sum(e.num_bytes * e.count for e in (*exchanges, *others) if e.part == part) for part in PARTS}
+    received = {part: sum(e.num_bytes * e.times for e in (*exchanges, *others) if e.part == part) for part in PARTS}
     parts = {
         part: _part([w for w in work if w.part == part], accelerator, received[part])
         for part in PARTS
@@ -154,7 +144,7 @@ def plan(
         part: _exchange_seconds((e for e in others if e.part == part), devices, accelerator) for part in PARTS
     }
     step_exchange = _exchange_seconds(exchanges, devices, accelerator)
-    total = sum(e.num_bytes * e.count for e in exchanges)
+    total = sum(e.num_bytes * e.times for e in exchanges)
     parts["collectives"] = PartPlan(0.0, 0.0, total, step_exchange, "link" if devices > 1 else "none")
     steps = num_steps(sizes, config)
     step = sum(parts[part].seconds for part in ("propagate", "loss", "update", "collectives"))
@@ -224,7 +214,7 @@ def _exchange_seconds(exchanges: Iterable[Exchange], devices: int, accelerator: 
         if devices > accelerator.group and accelerator.network is not None:
             outside = exchange.num_bytes * (devices - accelerator.group) / (devices - 1)
             seconds = max(seconds, outside / (accelerator.network * accelerator.group))
-        total += exchange.count * (seconds + accelerator.latency)
+        total += exchange.times * (seconds + accelerator.latency)
     return total
 
 
