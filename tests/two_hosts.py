@@ -67,6 +67,16 @@ class Processes:
             raise AssertionError(f"process {index} hangs after {timeout} s:\n{self.output(index)}") from None
         return Done(status, self.output(index), time.monotonic() - start)
 
+    def last_words(self, index: int, timeout: float = 60.0) -> str:
+        """The line that a shell prints when a process is gone: it comes a moment after the end."""
+        end = time.monotonic() + timeout
+        while True:
+            lines = self.output(index).splitlines()
+            if lines and lines[-1].startswith("Error: ") and self.output(index).endswith("\n"):
+                return lines[-1]
+            assert time.monotonic() < end, f"process {index} had no last words:\n{self.output(index)}"
+            time.sleep(0.05)
+
     def wait(self, timeout: float = PATIENCE) -> list[Done]:
         """Waits for all of them."""
         return [self.wait_one(index, timeout) for index in range(len(self.running))]
