@@ -45,6 +45,9 @@ _TRIPLES = flags.DEFINE_integer("triples", 0, "Triples of the knowledge graph.",
 _RELATIONS = flags.DEFINE_integer("relations", 20, "Relations of the knowledge graph.", lower_bound=1)
 _MODALITIES = flags.DEFINE_list("modalities", [], "Widths of the raw features, such as 4096,384.")
 _EFFICIENCY = flags.DEFINE_float("efficiency", 1.0, "Share of the peak rate of memory that is reached, above 0 to 1.")
+_USABLE = flags.DEFINE_float(
+    "usable", None, "Share of a device's memory that the program gets; default: on GPUs what JAX takes, 0.75."
+)
 _BLOCKS = flags.DEFINE_integer("column_blocks", 1, "Suppose (not built): sources are gathered in so many blocks.")
 _SHARED = flags.DEFINE_boolean("shared_sampling", True, "False supposes (not built): interactions dealt out.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the plan: .json, or else Markdown.")
@@ -115,7 +118,12 @@ def _sizes() -> Sizes:
 def _device() -> Accelerator:
     if _ACCELERATOR.value == "cpu":
         return calibrate(memory=memory.free_bytes(), clock=_clock())
-    return accelerator(_ACCELERATOR.value).slowed(_EFFICIENCY.value)
+    device = accelerator(_ACCELERATOR.value).slowed(_EFFICIENCY.value)
+    if _USABLE.value is None:
+        return device
+    if not 0.0 < _USABLE.value <= 1.0:
+        raise ValueError(f"--usable must be above 0 and at most 1: got {_USABLE.value}.")
+    return dataclasses.replace(device, usable=_USABLE.value)
 
 
 def _variant() -> Variant:

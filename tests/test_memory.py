@@ -60,6 +60,8 @@ def test_what_is_switched_off_takes_nothing():
     assert off["features"] == 0
     assert off["graphs"] < on["graphs"]
     assert memory.estimate(DATASET, dataclasses.replace(BASE, parameter_momentum=0.0))["average of the parameters"] == 0
+    summed = memory.estimate(DATASET, dataclasses.replace(BASE, accumulate_steps=2))
+    assert summed["optimizer"] == on["optimizer"] + on["parameters"]
     wide = memory.estimate(DATASET, dataclasses.replace(BASE, width=16))
     assert wide["parameters"] > 1.9 * on["parameters"]
 

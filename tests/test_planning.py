@@ -11,15 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from slif_jax import planning
+from slif_jax import hlo, planning
 from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
+from slif_jax.engine import mesh_program
+from slif_jax.graphs import build_graphs
+from slif_jax.model import make_model
 from slif_jax.planning import Accelerator, Sizes, Variant, accelerator, device_bytes, plan
 from slif_jax.planning.calibration import Probes, calibrate
 from slif_jax.planning.exchanges import evaluate_exchanges, step_exchanges
 from slif_jax.planning.plans import seconds_of
 from slif_jax.planning.remedies import Setting, gib
 from slif_jax.planning.work import Work, num_steps, rebuild_work, step_work
+from slif_jax.sharding import make_mesh
+from slif_jax.train_state import init_train_state
+from slif_jax.train_step import training_data
 
 PLAIN = Config(side_information=False, width=8, batch_size=64, softmax_negatives=16)
 FULL = Config(width=8, batch_size=64, softmax_negatives=16, knowledge_batch=64, consistency_batch=64)
@@ -99,7 +105,12 @@ def test_exchanges_of_the_plain_model_by_hand():
     away = 3 / 4
     assert found["interactions"] == (4 * 12_000 * 8 * away, 4)  # two layers, there and back
     assert found["shared negatives"] == (2 * 4 * 16 * 8 * away, 1)  # a sum over devices counts twice
-    assert set(found) == {"interactions", "rows of the batch", "shared negatives"}  # there are no small parameters
+    assert set(found) == {
+        "interactions",
+        "users of the batch",
+        "items of the batch",
+        "shared negatives",
+    }  # there are no small parameters
     assert step_exchanges(SIZES, PLAIN, 1) == []
 
 
@@ -119,12 +130,25 @@ def test_exchanges_of_all_views_by_hand():
     }
 
 
+@pytest.mark.usefixtures("standard_promotion")  # for optax
+@pytest.mark.parametrize("config", [PLAIN, dataclasses.replace(FULL, width=16)], ids=["plain", "all views"])
+def test_exchanges_are_those_of_the_compiled_program(config: Config):
+    dataset = synthetic(num_users=600, num_items=400, num_entities=900, modalities={"a": 6, "b": 4})
+    model, graphs, data = make_model(dataset, config), build_graphs(dataset, config), training_data(dataset)
+    state, mesh = init_train_state(model, graphs, config), make_mesh("data:4")
+    assert mesh is not None
+    program = mesh_program(dataset, model, graphs, data, state, mesh)
+    compiled = program.run_epoch.lower(program.sharder.state(state), program.graphs, program.data).compile()
+    sent = sum(entry.sent_bytes(4) for entry in hlo.collectives(compiled) if entry.in_loop)
+    planned = sum(e.num_bytes * e.times for e in step_exchanges(planning.sizes_of(dataset, config), config, 4))
+    assert planned == pytest.approx(sent, rel=0.1)
+
+
 def test_a_batch_longer_than_a_table_exchanges_one_array():
     small = dataclasses.replace(SIZES, num_users=50, num_items=30, num_entities=60)
-    rows = [e for e in step_exchanges(small, FULL, 2) if e.name == "rows of the batch"]
-    assert [e.times for e in rows] == [2, 2]
-    rows = [e for e in step_exchanges(SIZES, FULL, 2) if e.name == "rows of the batch"]
-    assert [e.times for e in rows] == [8, 8]  # four views
+    for sizes, times in ((small, 2), (SIZES, 8)):  # four views
+        rows = {e.name: e.times for e in step_exchanges(sizes, FULL, 2) if e.name.endswith("of the batch")}
+        assert rows == {"users of the batch": times, "items of the batch": times}
 
 
 def test_work_is_shared_out_and_grows_with_what_causes_it():
@@ -138,6 +162,8 @@ def test_work_is_shared_out_and_grows_with_what_causes_it():
     deeper = dataclasses.replace(PLAIN, interaction_layers=4)
     assert total(SIZES, deeper, "propagate") == pytest.approx(2 * total(SIZES, PLAIN, "propagate"), rel=0.2)
     assert total(SIZES, PLAIN, "update") == 7 * 4 * 12_000 * 8  # Adam reads four arrays and writes three
+    rarely = dataclasses.replace(PLAIN, accumulate_steps=7)
+    assert total(SIZES, rarely, "update") == pytest.approx((3 + 1) * 4 * 12_000 * 8)
     nearest = rebuild_work(SIZES, FULL, devices=4)[0]
     assert nearest.products == 2 * 1000 * 4000 * 8
 
@@ -162,7 +188,7 @@ def test_half_the_numbers_go_over_the_graphs_in_half_the_time():
     found = {e.name: e.num_bytes for e in step_exchanges(SIZES, PLAIN, 4)}
     halved = {e.name: e.num_bytes for e in step_exchanges(SIZES, half, 4)}
     assert halved["interactions"] == found["interactions"] / 2
-    assert halved["rows of the batch"] == found["rows of the batch"]
+    assert halved["users of the batch"] == found["users of the batch"]
     gathered = [sum(w.gathered for w in step_work(SIZES, config)) for config in (PLAIN, half)]
     assert gathered[1] == gathered[0] / 2
 
@@ -196,6 +222,7 @@ def test_beyond_a_group_the_network_counts():
     latency = 0.5 * sum(e.times for e in step_exchanges(SIZES, PLAIN, 8))
     assert outside == pytest.approx(received * 4 / 7 / 4e5 + latency)
     assert outside > inside
+    assert plan(SIZES, PLAIN, {"data": 8}, MACHINE).parts["collectives"].limit in ("network", "latency")
     alone = dataclasses.replace(MACHINE, network=None)
     with pytest.raises(ValueError, match="nothing is known of their network: got 8"):
         plan(SIZES, PLAIN, {"data": 8}, alone)
@@ -215,7 +242,7 @@ def has_room(made: planning.Plan) -> bool:
 def test_remedies_are_true():
     sizes = dataclasses.replace(SIZES, num_users=800_000)
     needed = sum(device_bytes(sizes, FULL, devices=2, native_kernels=False).values())
-    tight = dataclasses.replace(MACHINE, memory=0.8 * needed)
+    tight = dataclasses.replace(MACHINE, memory=0.9 * needed)
     made = plan(sizes, FULL, {"data": 2}, tight)
     assert not made.fits
     (text,) = (text for text in made.remedies if " devices: " in text)

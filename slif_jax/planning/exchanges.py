@@ -54,14 +54,16 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant 
         both_ways("knowledge", sizes.num_entities, d, config.knowledge_layers)
     if views:
         both_ways("users of the views", sizes.num_items, views * d, 1)
+    if sizes.num_cold:  # they inherit embeddings and collaborative vectors
+        found.append(Exchange("propagate", "items without interactions", FLOAT * away * sizes.num_items * d, 4))
     batch, negatives = config.batch_size, config.softmax_negatives if config.loss == "softmax" else 0
     own = 0 if negatives else config.batch_size * config.num_negatives
     # Reduce-scatter of the rows and all-gather of their gradients, per view; a table shorter than the batch is fused
     # first and exchanged once. Rows that all devices get are summed, and their gradients are not exchanged.
-    per_table = [(batch, sizes.num_users, 0), (batch + own, sizes.num_items, negatives)]
-    for rows, table, everywhere in per_table:
+    per_table = [("users", batch, sizes.num_users, 0), ("items", batch + own, sizes.num_items, negatives)]
+    for name, rows, table, everywhere in per_table:
         arrays = 1 if table <= rows + everywhere else views + 1
-        found.append(Exchange("loss", "rows of the batch", FLOAT * away * rows * d, 2 * arrays))
+        found.append(Exchange("loss", f"{name} of the batch", FLOAT * away * rows * d, 2 * arrays))
         if everywhere:
             found.append(Exchange("loss", "shared negatives", 2 * FLOAT * away * everywhere * d, arrays))
     if config.consistency and views:
@@ -83,8 +85,8 @@ def rebuild_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchan
 
 def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
     """The collectives of an evaluation: those of the layers, one way, and all item vectors."""
-    layers = [e._replace(part="evaluate", times=e.times / 2) for e in step_exchanges(sizes, config, devices)]
-    layers = [e for e in layers if e.name in ("interactions", "feature graphs", "knowledge", "users of the views")]
+    steps = step_exchanges(sizes, config, devices)
+    layers = [e._replace(part="evaluate", times=e.times / 2) for e in steps if e.part == "propagate"]
     if devices == 1:
         return layers
     whole = FLOAT * sizes.num_items * config.width * (devices - 1) / devices

@@ -140,16 +140,18 @@ def plan(
         for part in PARTS
         if part != "collectives"
     }
-    exchange_seconds = {
-        part: _exchange_seconds((e for e in others if e.part == part), devices, accelerator) for part in PARTS
-    }
-    step_exchange = _exchange_seconds(exchanges, devices, accelerator)
+    of_step = _exchange_seconds(exchanges, devices, accelerator)
     total = sum(e.num_bytes * e.times for e in exchanges)
-    parts["collectives"] = PartPlan(0.0, 0.0, total, step_exchange, "link" if devices > 1 else "none")
+    limit = max(of_step, key=lambda name: of_step[name]) if exchanges else "none"
+    parts["collectives"] = PartPlan(0.0, 0.0, total, sum(of_step.values()), limit)
+
+    def with_exchanges(part: str) -> float:
+        own = _exchange_seconds((e for e in others if e.part == part), devices, accelerator)
+        return parts[part].seconds + sum(own.values())
+
     steps = num_steps(sizes, config)
     step = sum(parts[part].seconds for part in ("propagate", "loss", "update", "collectives"))
-    rebuild = parts["rebuild"].seconds + exchange_seconds["rebuild"] if config.uses_correlation() else 0.0
-    evaluate = parts["evaluate"].seconds + exchange_seconds["evaluate"]
+    rebuild, evaluate = with_exchanges("rebuild") if config.uses_correlation() else 0.0, with_exchanges("evaluate")
 
     def needed(at: Setting) -> int:
         held = device_bytes(at.sizes, at.config, devices=at.devices, variant=at.variant, native_kernels=native)
@@ -202,20 +204,24 @@ def _part(work: list[Work], accelerator: Accelerator, exchanged: float | int) ->
     )
 
 
-def _exchange_seconds(exchanges: Iterable[Exchange], devices: int, accelerator: Accelerator) -> float:
+def _exchange_seconds(exchanges: Iterable[Exchange], devices: int, accelerator: Accelerator) -> dict[str, float]:
     """Links inside a group and the network between groups carry an exchange at the same time.
 
     What comes from other groups comes once to a group, through the adapters of all its devices, and is passed on by
     links: that is how rings of collectives are laid.
+
+    Returns:
+      Seconds by what they are due to.
     """
-    total = 0.0
+    seconds = {"link": 0.0, "network": 0.0, "latency": 0.0}
     for exchange in exchanges:
-        seconds = exchange.num_bytes / accelerator.link
+        link, network = exchange.num_bytes / accelerator.link, 0.0
         if devices > accelerator.group and accelerator.network is not None:
             outside = exchange.num_bytes * (devices - accelerator.group) / (devices - 1)
-            seconds = max(seconds, outside / (accelerator.network * accelerator.group))
-        total += exchange.times * (seconds + accelerator.latency)
-    return total
+            network = outside / (accelerator.network * accelerator.group)
+        seconds["link" if link >= network else "network"] += exchange.times * max(link, network)
+        seconds["latency"] += exchange.times * accelerator.latency
+    return seconds
 
 
 def _obstacles(sizes: Sizes, config: Config, devices: int, room: int) -> list[str]:

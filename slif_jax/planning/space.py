@@ -17,7 +17,7 @@ _HOP_ROWS = 2.4  # the same per hop
 _BATCH_ROWS = 2.2  # a vector per view of each row that a batch looks up
 _LOGITS = 1.95  # a score of each example against each negative
 _MESSAGES = 1.0  # a vector per edge, where XLA writes messages
-_ATTENTION_MESSAGES = 6.0  # the same in the attention, backward
+ATTENTION_MESSAGES = 12.5  # the same in the attention, on its way back
 _ORDER = 4  # bytes per interaction: the order of an epoch
 _SORTING = 16  # the same while it is drawn, before the first step
 
@@ -75,7 +75,7 @@ def device_bytes(
     d = config.width
     tables, dense = -(-table_parameters(sizes, config) // devices), dense_parameters(sizes, config)
     items = rows_each(sizes.num_items, devices)
-    moments = 2 * FLOAT * (tables + dense)
+    moments = (2 + (config.accumulate_steps > 1)) * FLOAT * (tables + dense)  # and the gradients so far
     in_step = {
         "gathered sources": _gathered_bytes(sizes, config, variant) if devices > 1 else 0,
         "messages": 0 if native_kernels else _message_bytes(sizes, config, devices, variant),
@@ -144,7 +144,7 @@ def _gathered_bytes(sizes: Sizes, config: Config, variant: Variant) -> int:
 def _message_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
     edges = max(2 * sizes.num_edges, sizes.num_edges * sizes.num_views)
     plain = _MESSAGES * edges_each(edges, devices) / variant.column_blocks
-    attention = _ATTENTION_MESSAGES * edges_each(2 * sizes.num_triples, devices)
+    attention = ATTENTION_MESSAGES * edges_each(2 * sizes.num_triples, devices)
     return int(FLOAT * config.width * max(plain, attention))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
-from slif_jax.planning.space import FLOAT, batch_rows, carried_bytes, edges_each, logits, rows_each
+from slif_jax.planning.space import ATTENTION_MESSAGES, FLOAT, batch_rows, carried_bytes, edges_each, logits, rows_each
 
 Number = float | int
 PARTS = ("propagate", "loss", "update", "rebuild", "evaluate", "collectives")
@@ -79,7 +79,7 @@ class _Graphs(NamedTuple):
     def attention(self, name: str, edges: Number, rows: Number, d: int) -> Work:
         """Attention forward and back: forward a row per edge; back x, query and cotangent, in both orders."""
         gathered = 6 * self.number * edges * d
-        messages = 0 if self.native else 2 * 6 * FLOAT * edges * d
+        messages = 0 if self.native else 2 * ATTENTION_MESSAGES * FLOAT * edges * d
         streamed = 8 * self.number * rows * d + messages
         return Work("propagate", name, gathered=gathered, functions=3 * edges, streamed=streamed)
 
@@ -195,7 +195,9 @@ def num_steps(sizes: Sizes, config: Config) -> int:
 def _update(sizes: Sizes, config: Config, devices: int) -> Iterator[Work]:
     count = table_parameters(sizes, config) / devices + dense_parameters(sizes, config)
     # Adam reads parameter, gradient and two moments, and writes all but the gradient.
-    yield _pointwise("update", "adam", count, passes=7)
+    yield _pointwise("update", "adam", count, passes=7).times(1 / config.accumulate_steps)
+    if config.accumulate_steps > 1:
+        yield _pointwise("update", "sum of the gradients", count, passes=3)
 
 
 def rebuild_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
