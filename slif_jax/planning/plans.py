@@ -94,6 +94,8 @@ class Plan:
         fields = dataclasses.asdict(dataclasses.replace(self, changes=()))
         fields["exchanges"] = [exchange._asdict() for exchange in self.exchanges]
         fields["changes"] = [text for text, _ in self.changes]
+        rates = fields["accelerator"].items()
+        fields["accelerator"] = {name: None if value == math.inf else value for name, value in rates}
         names = ("devices", "total_bytes", "available_bytes", "fits", "interactions_per_second")
         return fields | {name: getattr(self, name) for name in names}
 

@@ -131,14 +131,16 @@ def _sampling_bytes(sizes: Sizes, devices: int, variant: Variant) -> int:
 
 
 def _gathered_bytes(sizes: Sizes, config: Config, variant: Variant) -> int:
-    """Whole tables on a device: the entities' of every hop are kept for the way back, others live for one layer."""
-    nodes, d = sizes.num_users + sizes.num_items, config.width
+    """Whole tables on a device. Layers of different graphs do not wait for one another: XLA has theirs at once.
+
+    Those of the knowledge graph are kept for the way back, the others live for one layer, which also has a copy of the
+    items' part for the correlation graph.
+    """
     kept = config.knowledge_layers * sizes.num_entities if sizes.num_triples else 0
-    # On the way back: what the layer's kernel gives, and that of the correlation graph beside it.
-    related = sizes.num_items if config.correlates("interactions") else 0
-    passing = (nodes + related) if config.interaction_layers else 0
-    passing = max(passing, sizes.num_items * sizes.num_views, 2 * sizes.num_entities if sizes.num_triples else 0)
-    return int(carried_bytes(config) * d * (kept + passing / variant.column_blocks))
+    passing = sizes.num_items * (sizes.num_views + len(sizes.modalities))
+    if config.interaction_layers:
+        passing += sizes.num_users + sizes.num_items * (1 + config.correlates("interactions"))
+    return int(carried_bytes(config) * config.width * (kept + passing / variant.column_blocks))
 
 
 def _message_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
