@@ -13,14 +13,14 @@ import json
 import re
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import cli
+from experiments import cli, outputs
+from slif_jax import ops
 from slif_jax.data.synthetic import synthetic
 from slif_jax.scaling import Measurement, efficiency, measure
 from slif_jax.sharding import make_mesh
@@ -61,6 +61,7 @@ def main() -> None:
     cli.set_up_jax()
     config = cli.config_from_flags()
     weak = _SCALING.value == "weak"
+    output = outputs.target(_OUTPUT.value)
     found: list[Measurement] = []
     for text in _read_meshes(_MESHES.value):
         mesh = make_mesh(text)
@@ -69,9 +70,9 @@ def main() -> None:
         times = mesh.size if weak else 1
         dataset = synthetic(_USERS.value * times, _ITEMS.value * times, mean_degree=_DEGREE.value)
         settings = dataclasses.replace(config, batch_size=config.batch_size * times)
-        found.append(measure(dataset, settings, mesh, name=text, rounds=_ROUNDS.value))
+        with ops.default_implementation(flags.FLAGS.implementation):
+            found.append(measure(dataset, settings, mesh, name=text, rounds=_ROUNDS.value))
         print(f"{text}: {found[-1].throughput:,.0f} interactions/s, {found[-1].step_seconds * 1e3:.1f} ms a step")
-    output = Path(_OUTPUT.value)
     rows = [_row(measurement, found[0], weak=weak) for measurement in found]
     report = {
         "scaling": _SCALING.value,
@@ -89,8 +90,8 @@ def main() -> None:
 
 def _read_meshes(text: str) -> list[str]:
     meshes = re.split(r"[;\s]+", text.strip())
-    if len(meshes) == 1 and len(names := {part.split(":")[0] for part in text.split(",")}) == 1 and names:
-        meshes = text.split(",")  # data:1,data:2: no mesh has an axis twice
+    if len(meshes) == 1 and len({part.split(":")[0] for part in meshes[0].split(",")}) == 1:
+        meshes = meshes[0].split(",")  # data:1,data:2: no mesh has an axis twice
     return meshes
 
 

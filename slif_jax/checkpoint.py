@@ -47,11 +47,16 @@ def from_first(value: Any) -> Any:
       The value of process 0.
     """
     if jax.process_count() == 1:
-        return value
+        return from_json(value)
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     given = text if is_first() else np.zeros(size, np.uint8)
     return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(given)).astype(np.uint8)))
+
+
+def from_json(value: Any) -> Any:
+    """The value as it would come back from `from_first`: lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 class Checkpoints:

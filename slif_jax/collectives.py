@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, Shaped
 
-from slif_jax.kernels.shards import varying_axes
+from slif_jax.kernels.shards import match_shards, varying_axes
 
 Axis = str | tuple[str, ...] | None
 
@@ -86,6 +86,11 @@ def own_share(x: Shaped[Array, "b ..."], axis: Axis) -> Shaped[Array, "c ..."]:
         return x
     rows = x.shape[0] // num_shards(axis)
     return jax.lax.dynamic_slice_in_dim(x, shard_index(axis) * rows, rows)
+
+
+def as_varying(tree: Any, axis: Axis) -> Any:
+    """Arrays that all devices have, from here on each device's own: their gradients are summed here, once."""
+    return tree if axis is None else match_shards(tree, jax.lax.axis_index(axis))[0]
 
 
 def total(x: Array, axis: Axis) -> Array:

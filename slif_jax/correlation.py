@@ -46,20 +46,19 @@ def rebuild(
     return neighbor_graph(found, cosines, axis)
 
 
-@functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors", "axis"))
-def empty(num_items: int, num_neighbors: int, axis: Axis = None) -> jraph.GraphsTuple:
+@functools.partial(jax.jit, static_argnames=("num_items", "num_neighbors"))
+def empty(num_items: int, num_neighbors: int) -> jraph.GraphsTuple:
     """The correlation graph before the first rebuild: every edge has weight 0.
 
     Args:
       num_items: I. Static.
       num_neighbors: k. Static.
-      axis: as in `rebuild`.
 
     Returns:
       A graph shaped like that of `rebuild`.
     """
     shape = (num_items, num_neighbors)
-    return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32), axis)
+    return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32))
 
 
 def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) -> jraph.GraphsTuple:

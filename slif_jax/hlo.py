@@ -10,7 +10,7 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "al
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 _BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(?:-start)?\(")
+_COLLECTIVE = re.compile(rf"= (.+?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:to_apply|body|condition|calls)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 
@@ -25,7 +25,9 @@ class Collective(NamedTuple):
     result_bytes: int
     """Bytes of that."""
     in_loop: bool
-    """Whether it stands in a loop: in the program of an epoch, once in every step."""
+    """Whether it stands in a loop: in the program of an epoch, in every step."""
+    dtypes: tuple[str, ...] = ()
+    """Of the arrays, in the words of HLO: f32, bf16, s32."""
 
     def sent_bytes(self, num_devices: int) -> float:
         """Bytes that each device sends, if the devices form a ring.
@@ -57,11 +59,16 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
     Returns:
       One entry per operation of the program; XLA may have joined several into one.
     """
+    return read_collectives(compiled.as_text() or "")
+
+
+def read_collectives(text: str) -> list[Collective]:
+    """The same from the text of a program."""
     found: list[tuple[str, Collective]] = []
     called: dict[str, set[str]] = {}
     bodies: set[str] = set()
     name = ""
-    for line in (compiled.as_text() or "").splitlines():
+    for line in text.splitlines():
         heading = _COMPUTATION.match(line)
         if heading and " = " not in line:
             name = heading.group(1)
@@ -73,9 +80,12 @@ def collectives(compiled: jax.stages.Compiled) -> list[Collective]:
         operation = _COLLECTIVE.search(line)
         if operation:
             arrays = _ARRAY.findall(operation.group(1))
+            if operation.group(3) and operation.group(2) != "all-reduce":  # a start gives operands, then results
+                arrays = arrays[len(arrays) // 2 :]
             shapes = tuple(tuple(int(n) for n in dims.split(",") if n) for _, dims in arrays)
             size = sum(_BYTES[kind] * math.prod(shape) for (kind, _), shape in zip(arrays, shapes, strict=True))
-            found.append((name, Collective(operation.group(2), shapes, size, False)))
+            dtypes = tuple(kind for kind, _ in arrays)
+            found.append((name, Collective(operation.group(2), shapes, size, False, dtypes)))
     looped = _reachable(bodies, called)
     return [collective._replace(in_loop=place in looped) for place, collective in found]
 

@@ -22,6 +22,8 @@ from slif_jax.sampling import num_steps
 from slif_jax.train_state import init_train_state, make_optimizer
 from slif_jax.train_step import training_data
 
+_DTYPES = {"bf16": jnp.bfloat16, "s32": jnp.int32, "u32": jnp.uint32}
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
@@ -178,17 +180,18 @@ def _replay(program: MeshProgram, in_step: list[Collective]) -> Callable[[], Any
         # Each takes in a number of the one before, so that none is left out and none runs beside another.
         carried = zero[0]
         for collective in in_step:
-            for shape in collective.shapes:
+            for shape, name in zip(collective.shapes, collective.dtypes, strict=True):
+                start = carried.astype(_DTYPES.get(name, jnp.float32))
                 match collective.kind if shape else "all-reduce":
                     case "all-gather":
-                        x = jnp.zeros((shape[0] // devices, *shape[1:])) + carried
+                        x = jnp.zeros((shape[0] // devices, *shape[1:]), start.dtype) + start
                         x = jax.lax.all_gather(x, axis, tiled=True)
                     case "reduce-scatter":
-                        x = jnp.zeros((shape[0] * devices, *shape[1:])) + carried
+                        x = jnp.zeros((shape[0] * devices, *shape[1:]), start.dtype) + start
                         x = jax.lax.psum_scatter(x, axis, tiled=True)
                     case _:
-                        x = jax.lax.psum(jnp.zeros(shape) + carried, axis)
-                carried = carried + 0.0 * x.reshape(-1)[0]
+                        x = jax.lax.psum(jnp.zeros(shape, start.dtype) + start, axis)
+                carried = carried + 0.0 * x.reshape(-1)[0].astype(carried.dtype)
         return carried[None]
 
     rows = PartitionSpec(axis)

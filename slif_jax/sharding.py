@@ -97,6 +97,7 @@ class Sharder:
         self.placements = placements
         self.axis = tuple(mesh.axis_names)
         self.rows = PartitionSpec(self.axis)
+        self._everywhere = jax.jit(lambda x: x, out_shardings=self._sharding(PartitionSpec()))
         self._of_table: dict[str, Placement] = dict(
             zip(TABLES, (placements.users, placements.items, placements.others), strict=True)
         )
@@ -236,7 +237,7 @@ class Sharder:
         """All of an array, on every host."""
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
-        return np.asarray(jax.jit(lambda x: x, out_shardings=self._sharding(PartitionSpec()))(x))
+        return np.asarray(self._everywhere(x))
 
     def state_spec(self, state: TrainState) -> TrainState:
         """How the axes of a state's arrays are shared, for `jax.shard_map`."""

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slif_jax import data, plots
-from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first
+from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
 from slif_jax.config import Config
 from slif_jax.engine import make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
@@ -88,10 +88,12 @@ def train_and_evaluate(
     with contextlib.ExitStack() as stack, seconds.measure("setup"):
         if not is_first():  # what it would write, the first process writes
             workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True))
-            progress = "off"
+            progress, resume = "off", "auto"
         folder = Workdir(workdir)
         folder.check(config, resume=resume)
         dataset = load_dataset(config, data_dir=data_dir)
+        if from_first([config.to_dict(), dataset.fingerprint]) != from_json([config.to_dict(), dataset.fingerprint]):
+            raise ValueError("Flags or data of this process differ from those of process 0: give all hosts the same.")
         if check_memory:
             check_fits(dataset, config, devices=1 if mesh is None else mesh.size)
         graphs = build_graphs(dataset, config)
@@ -119,6 +121,7 @@ def train_and_evaluate(
         with seconds.measure("compile"):
             engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
             shapes, state = as_shapes(state), engine.put(state)
+            del graphs, examples  # on a mesh the devices have their own share by now
 
         with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
             reporter.say(dataset.summary())
@@ -151,7 +154,7 @@ def train_and_evaluate(
                     checkpoints.save(engine.get(state), status)
                 reporter.epoch(row, best=status.best_value)
             checkpoints.wait()
-            if not len(dataset.splits[rules.select_part]):
+            if not len(dataset.splits[rules.select_part]) or not status.best_epoch:  # nothing was evaluated
                 status = dataclasses.replace(status, best_epoch=status.epoch)
             elif status.best_epoch != status.epoch:
                 state = engine.put(checkpoints.restore(shapes, status.best_epoch)[0])

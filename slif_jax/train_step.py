@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from slif_jax import correlation, losses, sampling
 from slif_jax.collectives import (
     Axis,
+    as_varying,
     complete_gradients,
     num_shards,
     own_share,
@@ -173,6 +174,7 @@ def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch:
     take = functools.partial(_take, axis=axis)
     users = jax.tree.map(functools.partial(take, wanted=_Wanted(batch.users[:rows], True)), all_users)
     items = jax.tree.map(functools.partial(take, wanted=_Wanted(ids, True)), all_items)
+    users, items = as_varying((users, items), axis)  # else the loop below would sum gradients for every pair
     first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
     has = {
         name: take(item_features(graph).present.astype(jnp.float32), _Wanted(ids, True)) > 0
