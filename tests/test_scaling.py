@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import scaling as program
+from experiments import scaling_tables as tables
 from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
 from slif_jax.scaling import Measurement, efficiency, measure
@@ -65,18 +65,18 @@ def test_a_mesh_is_measured():
     ],
 )
 def test_lists_of_meshes(text: str, expected: list[str]):
-    assert program._read_meshes(text) == expected
+    assert tables.read_meshes(text) == expected
 
 
 def test_table_and_plot(tmp_path: Path):
     other = dataclasses.replace(MADE_UP, mesh="data:8", devices=8, exchange_seconds=0.01, sent_bytes=5e6)
-    rows = [program._row(one, MADE_UP, weak=True) for one in (MADE_UP, other)]
+    rows = [tables.row(one, MADE_UP, weak=True) for one in (MADE_UP, other)]
     report = {"scaling": "weak", "command": "python", "devices": "cpu, 8", "virtual": True, "rows": rows}
-    text = program._markdown(json.loads(json.dumps(report)))
+    text = tables.markdown(json.loads(json.dumps(report)))
     assert (
         "| data:8 | 1,000 | 1,000 | 200.0 | 100.0 | 80.0 | 20.0 | 10.0 | 300.0 | 400.0 | 5.0 | 2.0 | 3.0 | 100% |"
         in text
     )
     assert "no speed-up" in text
-    program._plot(report).savefig(tmp_path / "plot.png")
+    tables.plot(report).savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

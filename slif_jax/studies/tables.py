@@ -61,18 +61,23 @@ def study_table(study: dict[str, Any]) -> Table:
             if tested:
                 record |= {f"{metric}_{name}": score[name] for name in ("difference", "p", "p_holm")}
         epoch_seconds, best_seconds = _seconds(study, row["label"])
-        cells.append([*line, f"{epoch_seconds:.3g}", f"{best_seconds:.3g}"])
+        cells.append([*line, _seconds_text(epoch_seconds), _seconds_text(best_seconds)])
         records.append(record | {"epoch_seconds": epoch_seconds, "seconds_to_best": best_seconds})
     return Table(study["title"], columns, cells, _notes(study, tested=tested), records)
 
 
-def _seconds(study: dict[str, Any], label: str) -> tuple[float, float]:
+def _seconds(study: dict[str, Any], label: str) -> tuple[float | None, float | None]:
     """Medians over the runs of an arm: of an epoch, and of all epochs up to the best one."""
     runs = [cell for cell in study["cells"] if cell["arm"] == label]
-    epochs = [run["epoch_seconds"] for run in runs]
-    return statistics.median(epochs), statistics.median(
-        s * run["best_epoch"] for s, run in zip(epochs, runs, strict=True)
-    )
+    epochs = [run.get("epoch_seconds") for run in runs]
+    if not runs or None in epochs:  # of an earlier version
+        return None, None
+    best = [seconds * run["best_epoch"] for seconds, run in zip(epochs, runs, strict=True)]
+    return statistics.median(epochs), statistics.median(best)
+
+
+def _seconds_text(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.3g}"
 
 
 def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
