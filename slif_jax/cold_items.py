@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
-from scipy import sparse
-from sklearn.random_projection import SparseRandomProjection
 
 from slif_jax import ops
 from slif_jax.collectives import Axis, gather_rows, total
@@ -96,6 +94,10 @@ def inherit(x: Float[Array, "items d"], cold: ColdItems | None, axis: Axis = Non
 
 def _entity_profiles(dataset: Dataset) -> np.ndarray:
     """`[I, 256]`: which entities an item is linked to, in either direction, rare ones more; zeros without a link."""
+    # Here and not above: scikit-learn takes over a second to import, and sets environment variables.
+    from scipy import sparse
+    from sklearn.random_projection import SparseRandomProjection
+
     head, _, tail = dataset.triples.T
     items, entities = np.concatenate([head, tail]), np.concatenate([tail, head])
     keep = items < dataset.num_items

@@ -5,10 +5,12 @@ import os
 from collections.abc import Iterable, Sequence
 from io import BufferedWriter, BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-import polars as pl
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FORMATS = ("tsv", "jsonl", "npz")
 
@@ -86,6 +88,8 @@ def write_tsv(blocks: Iterable[Block], columns: Columns, file: Binary) -> int:
 
 def write_jsonl(blocks: Iterable[Block], columns: Columns, file: Binary) -> int:
     """Writes an object per row: its id, and the list of its items with score and title. Rows without items too."""
+    import polars as pl
+
     table = _Table(columns)
     fields = [columns.item, columns.score, *(["title"] if columns.titles is not None else [])]
     plural = f"{columns.item}s"
@@ -127,8 +131,10 @@ class _Table:
         self.row_ids, self.item_ids = (_cells(ids, r"[\t\r\n]") for ids in (columns.row_ids, columns.item_ids))
         self.titles = None if columns.titles is None else _cells(columns.titles, r"\s+").str.strip_chars()
 
-    def frame(self, block: Block) -> pl.DataFrame:
+    def frame(self, block: Block) -> "pl.DataFrame":
         """One line per listed item, with the position of its row in the block."""
+        import polars as pl
+
         rows, items, scores = block
         place, rank = np.nonzero(items >= 0)
         listed = items[place, rank]
@@ -144,8 +150,10 @@ class _Table:
         return pl.DataFrame(cells)
 
 
-def _cells(texts: np.ndarray, white: str) -> pl.Series:
+def _cells(texts: np.ndarray, white: str) -> "pl.Series":
     """Texts that break no line and no column: what matches `white` becomes a space."""
+    import polars as pl
+
     return pl.Series(texts.tolist(), dtype=pl.String).str.replace_all(white, " ")
 
 

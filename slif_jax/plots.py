@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PART_NAMES = {"all": "all items", "warm": "warm items", "cold": "cold items"}
 
@@ -32,7 +32,7 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
     return files
 
 
-def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int) -> dict[str, Figure]:
+def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int) -> "dict[str, Figure]":
     """The pictures of `plot_run` by name; none without rows."""
     figures: dict[str, Figure] = {}
     if not rows:
@@ -46,7 +46,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
             axes.plot(x, y, label=text, marker="o" if len(x) < 3 else None)
         axes.set(title=title, xlabel="epoch", ylabel=label, **options)
         axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _whole_numbers(axes)
         if name == "validation":
             axes.axvline(best_epoch, color="gray", linestyle=":", label=f"best epoch {best_epoch}")
         if len(axes.get_legend_handles_labels()[0]) > 1:
@@ -84,7 +84,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
     return figures
 
 
-def study_figure(study: dict[str, Any]) -> Figure:
+def study_figure(study: dict[str, Any]) -> "Figure":
     """The picture of a study: its rows with their spread over seeds, or the trials of a search.
 
     Args:
@@ -124,7 +124,7 @@ def study_figure(study: dict[str, Any]) -> Figure:
     return figure
 
 
-def groups_figure(groups: dict[str, Any], metrics: Sequence[str]) -> Figure:
+def groups_figure(groups: dict[str, Any], metrics: Sequence[str]) -> "Figure":
     """Means and 95 % intervals of the groups of a run.
 
     Args:
@@ -158,7 +158,7 @@ def plot_study(study: dict[str, Any], path: Path) -> None:
     study_figure(study).savefig(path, dpi=120)
 
 
-def _rows(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
     """A row per arm: every seed, their mean, and one standard deviation to each side."""
     for place, label in enumerate(scores):
         score = scores[label]
@@ -175,7 +175,7 @@ def _rows(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]]) 
     axes.locator_params(axis="x", nbins=5)
 
 
-def _along_x(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+def _along_x(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
     """A line per group of arms."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for arm in study["arms"]:
@@ -189,7 +189,7 @@ def _along_x(axes: Axes, study: dict[str, Any], scores: dict[str, dict[str, Any]
             axes.plot([place] * len(score["by_seed"]), score["by_seed"], "o", color=bars[0].get_color(), alpha=0.35)
 
 
-def _trials_figure(study: dict[str, Any]) -> Figure:
+def _trials_figure(study: dict[str, Any]) -> "Figure":
     """Validation by trial, and the best so far."""
     figure, axes = _figure(7.0, 4.0)
     x = [trial["trial"] for trial in study["trials"]]
@@ -198,18 +198,27 @@ def _trials_figure(study: dict[str, Any]) -> Figure:
     axes.step(x, list(itertools.accumulate(values, max)), where="post", label="best so far")
     axes.axvline(study["chosen"]["trial"], color="gray", linestyle=":", label=f"chosen: {study['chosen']['trial']}")
     axes.set(title=study["title"], xlabel="trial", ylabel=f"validation {study['metrics'][0]}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole_numbers(axes)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _whole_numbers(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
     figure, grid = _panels(width, height, 1, 1)
     return figure, grid[0][0]
 
 
-def _panels(width: float, height: float, lines: int, columns: int) -> tuple[Figure, Any]:
+def _panels(width: float, height: float, lines: int, columns: int) -> "tuple[Figure, Any]":
     """An empty figure, which no program-wide state knows: it is gone when nothing holds it."""
+    # Here and not above: matplotlib writes a list of fonts to the user's cache folder when it is imported.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height * lines), layout="constrained")
     return figure, figure.subplots(lines, columns, squeeze=False)
