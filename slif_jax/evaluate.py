@@ -6,6 +6,7 @@ can be compared digit by digit. `slif_jax.protocols` holds the rules.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,9 +18,10 @@ from jaxtyping import Bool, Float, Int, Int8
 from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
+from slif_jax.kernels.topk.reference import best
 from slif_jax.metrics import metric_names, ranking_metrics
 from slif_jax.model import Vectors
-from slif_jax.protocols import Protocol
+from slif_jax.protocols import Protocol, with_rules
 from slif_jax.rows import contains
 
 SPLITS = ("valid", "test")
@@ -257,6 +259,11 @@ def rank_block(
     if arrays.candidates is not None:
         items = items[arrays.candidates]
     ranked = ops.topk(vectors.users[users], items, width, exclude=exclude).indices
+    return _hits(ranked, arrays, bounds)
+
+
+def _hits(ranked: Int[Array, "block width"], arrays: TaskArrays, bounds: Array) -> Int8[Array, "block width"]:
+    """What stands at each rank, a place among the candidates or -1, as `rank_block` tells it."""
     if arrays.candidates is not None:
         ranked = jnp.where(ranked < 0, -1, arrays.candidates[ranked])
     hits = contains(arrays.relevant, bounds[:-1], bounds[1:], ranked)
@@ -278,6 +285,70 @@ def evaluate_vectors(vectors: Vectors, task: RankingTask) -> Evaluation:
     width = list_width(task)
     parts = [rank_block(vectors, task.arrays, np.int32(i), width=width, block=task.block) for i in starts]
     return evaluation_of(task, np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)]))
+
+
+def evaluate_scores(
+    score_fn: Callable[[np.ndarray], Array | np.ndarray],
+    dataset: Dataset,
+    split: str,
+    *,
+    protocol: str | Protocol = "strict",
+    topk: tuple[int, ...] = (10, 20),
+    candidates: np.ndarray | None = None,
+    block: int = 256,
+) -> Evaluation:
+    """Ranks all items for every user of a split by the scores of any model, under a named protocol.
+
+    Args:
+      score_fn: takes `[b]` int32 user indices and gives `[b, I]` scores, higher is better, of all items in their order:
+        `lambda users: scores[users]` for a matrix. It is not traced, and always called with equally many users: the
+        last call is filled up with user 0. Scores are compared in float32; NaN and -inf are never listed.
+      dataset: loaded data. What is masked and what counts as a hit is taken from it, never from `score_fn`.
+      split: 'valid' or 'test'.
+      protocol: a name in `protocols.PROTOCOLS`, or a `Protocol`.
+      topk: cut-offs K.
+      candidates: as in `ranking_task`.
+      block: users at a time; memory is `[block, I]`.
+
+    Returns:
+      `Evaluation`: `means()`, and `groups.group_results` takes it.
+
+    Raises:
+      ValueError: on another split, an unknown protocol, or scores of another shape.
+    """
+    rules = with_rules(protocol, {}) if isinstance(protocol, str) else protocol
+    # No epoch is chosen here, but a `Config` insists that its metric of selection is among its cut-offs.
+    chosen_by = f"recall@{max(topk, default=0)}"
+    config = Config(topk=topk, select_on=chosen_by, eval_block=max(min(block, dataset.num_users), 1))
+    task = ranking_task(dataset, split, config, protocol=rules, candidates=candidates)
+    users, width = np.asarray(task.arrays.users), list_width(task)
+    hits = [np.zeros((0, width), np.int8)]
+    for start in range(0, len(users), task.block):
+        rows = users[start : start + task.block]
+        scores = jnp.asarray(score_fn(rows))
+        if scores.shape != (len(rows), dataset.num_items):
+            raise ValueError(
+                f"`score_fn` must give a row per user and a column per item: got shape {scores.shape} for {len(rows)} "
+                f"users and {dataset.num_items} items. Items that are not to be ranked get the score -inf."
+            )
+        hits.append(np.asarray(_rank_scores(scores, task.arrays, np.int32(start), width=width)))
+    return evaluation_of(task, np.concatenate(hits))
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def _rank_scores(scores: Array, arrays: TaskArrays, start: Array, *, width: int) -> Int8[Array, "block width"]:
+    """As `rank_block`, from the scores of a block."""
+    block = scores.shape[0]
+    seen = jax.lax.dynamic_slice_in_dim(arrays.seen_indptr, start, block + 1)
+    bounds = jax.lax.dynamic_slice_in_dim(arrays.relevant_indptr, start, block + 1)
+    scores = scores.astype(jnp.float32)
+    if arrays.candidates is not None:
+        scores = scores[:, arrays.candidates]
+    places = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    masked = jnp.isnan(scores) | contains(arrays.seen, seen[:-1], seen[1:], places)
+    # A negative zero is a zero: both are the same score.
+    scores = jnp.where(masked, -jnp.inf, jnp.where(scores == 0, 0.0, scores))
+    return _hits(best(scores, width).indices, arrays, bounds)
 
 
 def list_width(task: RankingTask) -> int:

@@ -11,7 +11,7 @@ from protocol_rules import RULES
 from slif_jax import data
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
+from slif_jax.evaluate import Evaluation, evaluate_scores, evaluate_vectors, ranking_task
 from slif_jax.model import Vectors
 from slif_jax.protocols import PROTOCOLS, Protocol
 
@@ -152,3 +152,47 @@ def test_a_new_best():
 def test_rules_are_checked(change: dict, words: str):
     with pytest.raises(ValueError, match=words):
         Protocol("x", **change)
+
+
+@pytest.mark.parametrize(
+    "protocol", [*PROTOCOLS, Protocol("mine", candidates="train", ties="higher"), Protocol("mine", candidates="listed")]
+)
+def test_scores_of_any_model_give_what_their_vectors_give(dataset: Dataset, scores, protocol: str | Protocol):
+    rules = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+    listed = np.arange(3, dataset.num_items, 2) if rules.candidates == "listed" else None
+    matrix, sizes = scores[0] @ scores[1], []
+
+    def score(users: np.ndarray) -> np.ndarray:
+        sizes.append(len(users))
+        return matrix[users]
+
+    got = evaluate_scores(score, dataset, "test", protocol=protocol, topk=CUT_OFFS, block=32, candidates=listed)
+    want = measure(dataset, scores, "test", rules, candidates=listed)
+    np.testing.assert_array_equal(got.hits, want.hits)
+    np.testing.assert_array_equal(got.values, want.values)
+    assert got.means() == want.means()
+    assert set(sizes) == {32}
+
+
+def test_a_score_that_is_no_number_is_never_listed(dataset: Dataset):
+    relevant = np.zeros((dataset.num_users, dataset.num_items), bool)
+    relevant[dataset.test[:, 0], dataset.test[:, 1]] = True
+    everything = (dataset.num_items,)
+    for worst in (np.nan, -np.inf):
+        scores = jnp.where(relevant, worst, 0.0)
+        found = evaluate_scores(lambda users, scores=scores: scores[users], dataset, "test", topk=everything)
+        assert not found.hits.any()
+    signs = np.where(np.arange(dataset.num_items) % 2, 0.0, -0.0)  # all equal: the lower id first, whatever the sign
+    signed, plain = (
+        evaluate_scores(lambda users, row=row: np.tile(row, (len(users), 1)), dataset, "test").hits
+        for row in (signs, np.zeros(dataset.num_items))
+    )
+    np.testing.assert_array_equal(signed, plain)
+    assert plain.any()
+
+
+def test_scores_must_fit_the_data_and_the_protocol_must_be_known(dataset: Dataset):
+    with pytest.raises(ValueError, match=r"got shape \(60, 3\) for 60 users and 130 items"):
+        evaluate_scores(lambda users: np.zeros((len(users), 3)), dataset, "test")
+    with pytest.raises(ValueError, match=r"Unknown protocol 'lenient'\. Known: strict, "):
+        evaluate_scores(lambda users: np.zeros((len(users), 3)), dataset, "test", protocol="lenient")
