@@ -15,6 +15,7 @@ import jax
 from absl import app, flags, logging
 
 from slif_jax import multihost
+from slif_jax.checkpoint import CheckpointWarning
 from slif_jax.clusters import LaunchWarning
 from slif_jax.config import Config
 from slif_jax.data import DataError, DataWarning
@@ -258,8 +259,8 @@ _show_other_warning = warnings.showwarning
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    """What was done to the data is one line for users, without a place in the code."""
-    if issubclass(category, DataWarning | LaunchWarning):
+    """What concerns data, hosts and checkpoints is one line for users, without a place in the code."""
+    if issubclass(category, CheckpointWarning | DataWarning | LaunchWarning):
         print(f"Warning: {message}", file=sys.stderr)
     else:
         _show_other_warning(message, category, *where, **more)

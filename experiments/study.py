@@ -11,11 +11,13 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
 
 from experiments import cli
+from experiments.stopping import stop_on_signals
 from slif_jax import ops, studies
 from slif_jax.config import Config
 from slif_jax.prepare import load_dataset
@@ -60,13 +62,14 @@ def main() -> None:
         compiled = workdir / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    options = {
+    options: dict[str, Any] = {
         "data_dir": flags.FLAGS.data_dir,
         "progress": _PROGRESS.value,
         "checkpoint_every": _CHECKPOINT_EVERY.value,
         "command": shlex.join(["python", "-m", "experiments.study", *sys.argv[1:]]),
     }
-    with ops.default_implementation(flags.FLAGS.implementation):
+    with stop_on_signals() as should_stop, ops.default_implementation(flags.FLAGS.implementation):
+        options["should_stop"] = should_stop
         if _STUDY.value == "sweep":
             from slif_jax.studies.sweep import run_sweep
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import cli
+from experiments.stopping import stop_on_signals
 from slif_jax import ops
 from slif_jax.events import with_tensorboard
 from slif_jax.progress import MODES
@@ -29,11 +30,17 @@ _PROGRESS = flags.DEFINE_enum("progress", "auto", MODES, "auto: a bar on a termi
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 10, "Epochs between two checkpoints; a new best is saved as well.", lower_bound=1
 )
+_CHECKPOINT_MINUTES = flags.DEFINE_float(
+    "checkpoint_minutes", 5.0, "Save an epoch too if the last checkpoint is older than this.", lower_bound=0.0
+)
 _MESH = flags.DEFINE_string(
     "mesh", "none", "Devices that share the work, such as data:8 or data:4,model:2; none: one device (docs/scaling.md)."
 )
 _CHECK_MEMORY = flags.DEFINE_boolean(
     "check_memory", True, "Do not begin a training that is estimated to need more memory than there is."
+)
+_DEBUG_NANS = flags.DEFINE_boolean(
+    "debug_nans", False, "Where a loss is not finite, find the operation that gave it; one device only."
 )
 _TENSORBOARD = flags.DEFINE_boolean(
     "tensorboard", False, "Write events to WORKDIR/tensorboard too; needs the extra 'tensorboard'."
@@ -43,7 +50,7 @@ _TENSORBOARD = flags.DEFINE_boolean(
 def main() -> None:
     """Runs the training that the flags describe."""
     config = cli.config_from_flags()
-    with cli.several_hosts() as hosts:
+    with stop_on_signals() as should_stop, cli.several_hosts() as hosts:
         cli.set_up_jax()
         progress = _PROGRESS.value
         if _TENSORBOARD.value and hosts.index == 0:
@@ -56,9 +63,12 @@ def main() -> None:
                 resume=_RESUME.value,
                 progress=progress,
                 checkpoint_every=_CHECKPOINT_EVERY.value,
+                checkpoint_minutes=_CHECKPOINT_MINUTES.value,
+                should_stop=should_stop,
                 flags_text=cli.flags_text(),
                 mesh=make_mesh(_MESH.value),
                 check_memory=_CHECK_MEMORY.value,
+                debug_nans=_DEBUG_NANS.value,
             )
         if _PROGRESS.value == "off" and hosts.index == 0:
             print(describe_result(result))

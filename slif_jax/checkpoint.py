@@ -1,11 +1,18 @@
-"""Checkpoints with orbax: the best and the last state, written while training goes on.
+"""Checkpoints: orbax writes the arrays in the background; checksums and the train loop's progress go beside them.
 
-Of several processes the first alone reads and writes; the others are told what it read.
+`checkpoints/12/` appears under its number only when it is complete. It holds `state/`, written by orbax, and
+`checkpoint.json` with the progress, the configuration and a SHA-256 of every file. Of several processes the first alone
+reads and writes; the others are told what it read.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
+import os
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +22,26 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from slif_jax.config import Config
 from slif_jax.multihost import is_first
 from slif_jax.train_state import TrainState
+from slif_jax.workdir import WorkdirError, config_differences, replace_text
+
+SCHEMA = 1
+"""Of `checkpoint.json`; a reader refuses what a later version wrote."""
+_SEAL, _PARTIAL = "checkpoint.json", ".partial"
+
+
+class CheckpointError(WorkdirError):
+    """Checkpoints that cannot be written, or cannot be used; the message says why and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint whose files are not what was written."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over; the message names what was lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,42 +85,57 @@ def from_json(value: Any) -> Any:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: one checkpoint per saved epoch, of which the best and the last are kept."""
+    """The folder `checkpoints/` of a run, one checkpoint per saved epoch.
 
-    def __init__(self, folder: Path) -> None:
+    Kept are the last two and the best epoch of each, so that a damaged last one costs no more than the epochs since the
+    one before. Nothing is deleted before its successor is complete.
+
+    Args:
+      folder: made when the first checkpoint is written.
+      config: of the run; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, folder: Path, config: Config) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
-        self._best_epoch = 0
-        self._manager: ocp.CheckpointManager | None = None
-        if not is_first():
-            return
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=jax.process_count() == 1,
-            create=jax.process_count() == 1,
-            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "progress"))
+        self._folder, self._config = folder.absolute(), config
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[int, Future[None]] | None = None
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Starts to write the state of epoch `progress.epoch`, when the one before is complete."""
-        self.wait()
-        self._best_epoch = progress.best_epoch
-        if self._manager is None:
-            return
-        state = _without_keys(state)
-        if jax.process_count() > 1:  # orbax takes arrays of one process for a mistake
-            state = jax.tree.map(np.asarray, state)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-            progress=ocp.args.JsonSave(dataclasses.asdict(progress)),  # pyright: ignore[reportCallIssue]
-        )
-        self._manager.save(progress.epoch, args=args, force=True)
+        """Starts to write the state of epoch `progress.epoch`, when the one before is complete.
 
-    def last_epoch(self) -> int | None:
-        """The newest saved epoch, or None."""
-        return from_first(None if self._manager is None else self._manager.latest_step())
+        Raises:
+          CheckpointError: if the one before could not be written.
+        """
+        self.wait()
+        if is_first():
+            # Copies: the next epoch is given the memory of `state`.
+            arrays = jax.tree.map(lambda x: np.array(jax.random.key_data(x) if _is_key(x) else x), state)
+            self._writing = progress.epoch, self._writer.submit(self._write, arrays, progress)
+
+    def epochs(self) -> list[int]:
+        """The saved epochs, ascending."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+    def restore_last(self, target: TrainState) -> tuple[TrainState, Progress] | None:
+        """The newest state that is whole and whose best epoch is whole; damaged ones before it are named in a warning.
+
+        Args:
+          target: a state of the same shapes, or `as_shapes` of it.
+
+        Returns:
+          State and progress; None where nothing was saved.
+
+        Raises:
+          CheckpointError: if none can be used, or they are of another configuration or a newer version.
+        """
+        return self._restore_usable(target, best=False)
+
+    def restore_best(self, target: TrainState) -> tuple[TrainState, Progress] | None:
+        """As `restore_last`, but the state of the best epoch of the newest one that can be used."""
+        return self._restore_usable(target, best=True)
 
     def restore(self, target: TrainState, epoch: int) -> tuple[TrainState, Progress]:
         """The state saved after `epoch`.
@@ -106,40 +146,179 @@ class Checkpoints:
 
         Returns:
           State and progress.
+
+        Raises:
+          DamagedCheckpointError: if its files are not what was written.
+          CheckpointError: if it is of another configuration or a newer version.
         """
+        progress = from_first(self._verified(epoch) if is_first() else None)
         shapes = as_shapes(target)
         blank = jax.tree.map(lambda x: _key_bits(x) if _is_key(x) else x, shapes)
-        state, progress = None, {}
-        if self._manager is not None:
-            found = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(blank),  # pyright: ignore[reportCallIssue]
-                    progress=ocp.args.JsonRestore(),
-                ),
-            )
-            state, progress = found["state"], found["progress"]
-        saved = Progress(**from_first(progress))
-        self._best_epoch = max(self._best_epoch, saved.best_epoch)
+        state = None
+        if is_first():
+            with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as reader:
+                restore: Any = ocp.args.StandardRestore(blank)  # pyright: ignore[reportCallIssue]
+                state = reader.restore(self._folder / str(epoch) / "state", args=restore)
         state = _state_from_first(state, blank)
         with_keys = jax.tree.map(
             lambda shape, x: jax.random.wrap_key_data(jnp.asarray(x)) if _is_key(shape) else x, shapes, state
         )
-        return with_keys, saved
+        return with_keys, Progress(**progress)
 
     def wait(self) -> None:
-        """Returns when everything is on disk; only then goes what is neither the best nor the last epoch."""
-        if self._manager is None:
+        """Returns when everything is on disk.
+
+        Raises:
+          CheckpointError: if it could not be written.
+        """
+        if self._writing is None:
             return
-        self._manager.wait_until_finished()
-        for epoch in sorted(self._manager.all_steps())[:-1]:
-            if epoch != self._best_epoch:
-                self._manager.delete(epoch)
+        (epoch, written), self._writing = self._writing, None
+        try:
+            written.result()
+        except Exception as error:
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"The checkpoint of epoch {epoch} could not be written to {self._folder}: {reason}. Those before it "
+                "are intact. Mend the cause (space, quota, permissions); the same command then goes on from the last."
+            ) from error
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        if self._manager is not None:
-            self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def _write(self, arrays: Any, progress: Progress) -> None:
+        self._remove_partial()
+        partial = self._folder / f"{progress.epoch}{_PARTIAL}"
+        partial.mkdir(parents=True)
+        with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as writer:
+            save: Any = ocp.args.StandardSave(arrays)  # pyright: ignore[reportCallIssue]
+            writer.save(partial / "state", args=save)
+        seal = {
+            "schema": SCHEMA,
+            "progress": dataclasses.asdict(progress),
+            "config": self._config.to_dict(),
+            "files": _checksums(partial),
+        }
+        replace_text(partial / _SEAL, json.dumps({**seal, "sha256": _digest(seal)}, indent=1))
+        self._remove(progress.epoch)  # one that was passed over because it is damaged
+        os.rename(partial, self._folder / str(progress.epoch))
+        self._prune()
+
+    def _prune(self) -> None:
+        last = self.epochs()[-2:]
+        try:
+            kept = {*last, *(self._seal(epoch)["progress"]["best_epoch"] for epoch in last)}
+        except DamagedCheckpointError:  # what it would need is not known
+            return
+        for epoch in self.epochs():
+            if epoch not in kept:
+                self._remove(epoch)
+
+    def _remove(self, epoch: int) -> None:
+        """Under another name first: what is half deleted must not look like a checkpoint."""
+        path = self._folder / str(epoch)
+        if path.exists():
+            shutil.rmtree(path.rename(path.with_name(f"{epoch}.gone{_PARTIAL}")))
+
+    def _remove_partial(self) -> None:
+        """What a killed process left half written or half deleted."""
+        for path in self._folder.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(path)
+
+    def _restore_usable(self, target: TrainState, *, best: bool) -> tuple[TrainState, Progress] | None:
+        epoch = from_first(self._choose(best=best) if is_first() else None)
+        return None if epoch is None else self.restore(target, epoch)
+
+    def _choose(self, *, best: bool) -> int | None:
+        epochs, damages = self.epochs(), []
+        for epoch in reversed(epochs):
+            try:
+                best_epoch = self._verified(epoch)["best_epoch"]
+                if best_epoch not in (0, epoch):
+                    self._verified(best_epoch)
+            except DamagedCheckpointError as error:
+                damages.append(str(error))
+                continue
+            if damages:
+                warnings.warn(
+                    f"{' '.join(damages)} The checkpoint of epoch {epoch} is used; what was learned in the "
+                    f"{epochs[-1] - epoch} epochs after it is lost{'' if best else ', and they are trained again'}.",
+                    CheckpointWarning,
+                    stacklevel=4,
+                )
+            return best_epoch if best and best_epoch else epoch
+        if damages:
+            raise CheckpointError(f"{' '.join(damages)} None is left to use: start over with --resume=never.")
+        return None
+
+    def _verified(self, epoch: int) -> dict[str, Any]:
+        """The progress of a checkpoint whose files are all as they were written."""
+        seal, folder = self._seal(epoch), self._folder / str(epoch)
+        for name, (size, digest) in seal["files"].items():
+            path = folder / name
+            if not path.is_file():
+                raise DamagedCheckpointError(f"{path} is missing.")
+            if path.stat().st_size != size:
+                raise DamagedCheckpointError(f"{path} has {path.stat().st_size:,} bytes, {size:,} were written.")
+            if _file_digest(path) != digest:
+                raise DamagedCheckpointError(f"{path} is not what was written: its SHA-256 differs.")
+        return seal["progress"]
+
+    def _seal(self, epoch: int) -> dict[str, Any]:
+        path = self._folder / str(epoch) / _SEAL
+        try:
+            seal = json.loads(path.read_text())
+            schema, digest = seal["schema"], seal.pop("sha256")
+        except FileNotFoundError:
+            raise DamagedCheckpointError(f"{path} is missing.") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DamagedCheckpointError(f"{path} cannot be read.") from None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise CheckpointError(
+                f"{path} has schema {schema}, and this version of slif_jax knows those up to {SCHEMA}: it was written "
+                "by a newer one. Install that one, or start over with --resume=never."
+            )
+        if digest != _digest(seal):
+            raise DamagedCheckpointError(f"{path} is not what was written: its SHA-256 differs.")
+        if differences := config_differences(Config.from_dict(seal["config"]), self._config):
+            raise CheckpointError(
+                f"{path} is of another configuration than its run: {'; '.join(differences)}. Put back the checkpoints "
+                "of this run, or start over with --resume=never."
+            )
+        return seal
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Process 0 does what it does without waiting for the others."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+
+
+def _handler() -> ocp.StandardCheckpointHandler:
+    return ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+
+
+def _checksums(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and SHA-256 of every file below `folder`, which are on the disk, and not on their way, when it returns."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_size, _file_digest(path)) for path in paths}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(seal: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(from_json(seal), sort_keys=True).encode()).hexdigest()
 
 
 def _is_key(x: Any) -> bool:
@@ -149,10 +328,6 @@ def _is_key(x: Any) -> bool:
 def _key_bits(key: Any) -> jax.ShapeDtypeStruct:
     bits = jax.eval_shape(jax.random.key_data, key)
     return jax.ShapeDtypeStruct(bits.shape, bits.dtype, sharding=key.sharding)
-
-
-def _without_keys(state: TrainState) -> TrainState:
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
 
 
 def _state_from_first(state: Any, blank: Any) -> Any:

@@ -4,6 +4,7 @@ Everything here runs inside `jax.shard_map` (or `jax.pmap`) over a mesh axis, or
 `axis=None` there is one device, and each function is what it would be without devices: no other code asks which.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -96,6 +97,26 @@ def as_varying(tree: Any, axis: Axis) -> Any:
 def total(x: Array, axis: Axis) -> Array:
     """The sum over the devices, on every device."""
     return x if axis is None else jax.lax.psum(x, axis)
+
+
+def tree_norms(trees: Sequence[Any], is_shared: Any, axis: Axis) -> list[Float[Array, ""]]:
+    """Euclidean norms of whole trees of parameters, with one exchange for all of them.
+
+    Args:
+      trees: this device's arrays; each of the same structure.
+      is_shared: of that structure, whether the devices share the rows of an array; else all have it.
+      axis: mesh axis, or None.
+
+    Returns:
+      A norm for each tree, the same on every device.
+    """
+
+    def squares(tree: Any, shared: bool) -> Array:
+        chosen = jax.tree.map(lambda x, s: jnp.sum(jnp.square(x)) if s == shared else None, tree, is_shared)
+        return sum(jax.tree.leaves(chosen), jnp.zeros(()))
+
+    sums = total(jnp.stack([squares(tree, True) for tree in trees]), axis)
+    return list(jnp.sqrt(sums + jnp.stack([squares(tree, False) for tree in trees])))
 
 
 def complete_gradients(grads: Any, is_shared: Any, axis: Axis) -> Any:

@@ -181,6 +181,9 @@ class Config:
         below=1.0,
     )
     learning_rate: float = _setting(4e-3, "Adam's step size.", above=0.0)
+    clip_norm: float = _setting(
+        0.0, "Scale each step's gradient down to this Euclidean norm over all parameters; 0: leave it.", minimum=0.0
+    )
     patience: int = _setting(
         0, "Evaluations without a new best before training stops; 0: as --protocol says (strict: 30).", minimum=0
     )

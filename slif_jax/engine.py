@@ -25,9 +25,7 @@ from slif_jax.model import Encoded, SlifMr, Vectors
 from slif_jax.placement import place, places
 from slif_jax.sharding import Sharder, check_divides
 from slif_jax.train_state import TrainState, make_optimizer
-from slif_jax.train_step import TrainingData, close_the_loop, feed_back, make_epoch, make_run_epoch
-
-LossParts = dict[str, Array]
+from slif_jax.train_step import EpochLosses, TrainingData, close_the_loop, feed_back, make_epoch, make_run_epoch
 
 
 class Engine(NamedTuple):
@@ -37,7 +35,7 @@ class Engine(NamedTuple):
     """A state as `init_train_state` makes it, brought to the devices."""
     get: Callable[[TrainState], TrainState]
     """Undoes `put`: what is saved is the same on every mesh."""
-    run_epoch: Callable[[TrainState], tuple[TrainState, LossParts]]
+    run_epoch: Callable[[TrainState], tuple[TrainState, EpochLosses]]
     """An epoch of steps; the state is donated."""
     close_the_loop: Callable[[TrainState], tuple[TrainState, Array]]
     """The rebuild of the correlation graph, and the share of its edges that were there before."""

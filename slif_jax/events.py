@@ -8,7 +8,8 @@ from slif_jax.progress import Reporter, ReporterFactory, Row, make_reporter
 
 
 def with_tensorboard(mode: str | ReporterFactory, folder: str | Path) -> ReporterFactory:
-    """A reporter that also writes events: `loss/<part>`, `valid/<metric>` and `correlation/edges_kept` per epoch.
+    """A reporter that also writes events: `loss/<part>`, `norms/<name>`, `valid/<metric>` and
+    `correlation/edges_kept` per epoch.
 
     Args:
       mode: as in `make_reporter`; what people see.
@@ -42,10 +43,11 @@ def scalars(row: Row) -> dict[str, float]:
       row: a line of `metrics.jsonl`.
 
     Returns:
-      `loss/<part>` and `valid/<metric>` ('@' written '_at_', which TensorBoard's tags need), and
+      `loss/<part>`, `norms/<name>` and `valid/<metric>` ('@' written '_at_', which TensorBoard's tags need), and
       `correlation/edges_kept` where the graph was rebuilt.
     """
     tags = {f"loss/{name}": value for name, value in row["loss"].items()}
+    tags |= {f"norms/{name}": value for name, value in row["norms"].items()}
     tags |= {f"valid/{name.replace('@', '_at_')}": value for name, value in row["valid"].items()}
     if row["correlation_kept"] is not None:
         tags["correlation/edges_kept"] = row["correlation_kept"]

@@ -140,7 +140,7 @@ def _check_arguments(address: str | None, num_processes: int | None, process_id:
 
 
 def _join(advice: str, **arguments: Any) -> None:
-    # Without this service SIGTERM ends a process, as it does a single one; a run goes on from its checkpoint.
+    # With this service JAX takes SIGTERM for itself; the programs have a handler of their own.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         with _last_words(advice):
@@ -157,6 +157,11 @@ def _join(advice: str, **arguments: Any) -> None:
 def is_first() -> bool:
     """Whether this process writes and draws: process 0, or the only one."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def on_any_host(value: bool) -> bool:
+    """Whether `value` is true in any process; every process must ask."""
+    return bool(np.any(all_hosts_value(np.array([value]))))
 
 
 def all_hosts_value(x: Any) -> Any:

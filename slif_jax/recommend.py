@@ -1,5 +1,6 @@
 """Top-n lists for users, with the ids of the source, in blocks of users."""
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
       `TrainedModel`.
 
     Raises:
-      WorkdirError: if the folder holds no run or no checkpoint, or was trained on other data.
+      WorkdirError: if the folder holds no run or no checkpoint that can be used, or was trained on other data.
     """
     folder = Workdir(workdir)
     stored = folder.stored_config()
@@ -72,17 +73,12 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
     if fingerprint != dataset.fingerprint:
         raise WorkdirError(f"{folder.path} was trained on other data than '{config.dataset}' holds now.")
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    checkpoints = Checkpoints(folder.checkpoints)
-    try:
-        last = checkpoints.last_epoch()
-        if last is None:
-            raise WorkdirError(f"{folder.path} holds no checkpoint yet. Train first: python -m experiments.train.")
-        target: Any = jax.eval_shape(lambda: init_train_state(model, graphs, config))
-        state, status = checkpoints.restore(target, last)
-        if status.best_epoch not in (0, last):
-            state, _ = checkpoints.restore(target, status.best_epoch)
-    finally:
-        checkpoints.close()
+    target: Any = jax.eval_shape(lambda: init_train_state(model, graphs, config))
+    with contextlib.closing(Checkpoints(folder.checkpoints, config)) as checkpoints:
+        found = checkpoints.restore_best(target)
+    if found is None:
+        raise WorkdirError(f"{folder.path} holds no checkpoint yet. Train first: python -m experiments.train.")
+    state = found[0]
     params = state.serving_params
     encoded = jax.jit(model.encode)(params, graphs, state.correlation)
     return TrainedModel(dataset, encoded, config, int(state.epoch), model, params, graphs, state.correlation)

@@ -4,34 +4,40 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
 from slif_jax.config import Config
+from slif_jax.debug import failing_operation
 from slif_jax.engine import make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
 from slif_jax.memory import check_fits
 from slif_jax.model import make_model
-from slif_jax.multihost import is_first
+from slif_jax.multihost import is_first, on_any_host
 from slif_jax.prepare import load_dataset
 from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
 from slif_jax.train_state import init_train_state
-from slif_jax.train_step import rebuild_is_due, training_data
+from slif_jax.train_step import LOSS_PARTS, NORMS, EpochLosses, rebuild_is_due, training_data
 from slif_jax.workdir import Workdir, peak_memory_bytes
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss is no longer a number; the last checkpoint is intact."""
+    """A loss or a gradient is no longer a number; the checkpoints are intact."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A training ended because it was asked to; everything is saved and the same call goes on."""
 
 
 class Seconds(dict[str, float]):
@@ -53,10 +59,13 @@ def train_and_evaluate(
     resume: str = "auto",
     progress: str | ReporterFactory = "auto",
     checkpoint_every: int = 10,
+    checkpoint_minutes: float = 5.0,
+    should_stop: Callable[[], bool] = lambda: False,
     evaluate_test: bool = True,
     flags_text: str | None = None,
     mesh: Mesh | None = None,
     check_memory: bool = True,
+    debug_nans: bool = False,
 ) -> dict[str, Any]:
     """Runs a whole training and leaves everything in `workdir`.
 
@@ -67,30 +76,39 @@ def train_and_evaluate(
       resume: 'auto', 'never' or 'must'; see `Workdir.open`.
       progress: 'auto', 'bar', 'line', 'off', or a function that makes the reporter.
       checkpoint_every: epochs between two checkpoints; a new best is saved as well.
+      checkpoint_minutes: an epoch is also saved if the last checkpoint is older than this.
+      should_stop: asked before every epoch; if it says so on any of the processes, all save and stop.
       evaluate_test: False leaves test alone, for a search over settings; the same call with True later evaluates it.
       flags_text: written to `flags.txt`, for programs that are started with flags.
       mesh: devices that share the work, see `sharding.make_mesh`; None is the default device alone. A run can go on
         with another mesh than it began with.
       check_memory: whether a training that is estimated to need more memory than there is does not begin.
+      debug_nans: where a loss is not finite, say which operation gave it; keeps a copy of each epoch's first state, on
+        one device only.
 
     Returns:
       What `result.json` holds.
 
     Raises:
       DataError: on unusable data.
-      WorkdirError: if the folder belongs to another configuration.
-      NonFiniteLossError: if the loss is no longer finite.
+      WorkdirError: if the folder belongs to another configuration, or another process is at work in it.
+      CheckpointError: if a checkpoint cannot be written, or none can be used.
+      Stopped: when `should_stop` has ended the run.
+      NonFiniteLossError: if a loss or a gradient is no longer finite.
       WillNotFitError: if the memory would not do.
     """
     seconds = Seconds(setup=0.0, compile=0.0, train=0.0, rebuild=0.0, evaluate=0.0)
     if mesh is None and jax.process_count() > 1:
         raise ValueError(f"{jax.process_count()} processes need a mesh: --mesh=data:{jax.device_count()}.")
+    if debug_nans and mesh is not None:
+        raise ValueError("--debug_nans works on one device: leave out --mesh.")
     with contextlib.ExitStack() as stack, seconds.measure("setup"):
         if not is_first():  # what it would write, the first process writes
             workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True))
             progress, resume = "off", "auto"
         folder = Workdir(workdir)
         folder.check(config, resume=resume)
+        stack.enter_context(folder.lock())
         dataset = load_dataset(config, data_dir=data_dir)
         if from_first([config.to_dict(), dataset.fingerprint]) != from_json([config.to_dict(), dataset.fingerprint]):
             raise ValueError("Flags or data of this process differ from those of process 0: give all hosts the same.")
@@ -100,9 +118,9 @@ def train_and_evaluate(
         model = make_model(dataset, config)
         folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
         state, status = init_train_state(model, graphs, config), Progress()
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints)))
-        if (last := checkpoints.last_epoch()) is not None:
-            state, status = checkpoints.restore(state, last)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
+        if (saved := checkpoints.restore_last(state)) is not None:
+            state, status = saved
         examples = training_data(dataset)
         rules = config.rules()
         tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
@@ -121,6 +139,7 @@ def train_and_evaluate(
         with seconds.measure("compile"):
             engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
             shapes, state = as_shapes(state), engine.put(state)
+            replay = (graphs, examples) if debug_nans else None
             del graphs, examples  # on a mesh the devices have their own share by now
 
         with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
@@ -131,15 +150,25 @@ def train_and_evaluate(
                 reporter.say(f"Items without a modality: {counts}; policy {config.missing_features}.")
             if status.epoch:
                 reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
+            saved_at, saved_epoch = time.monotonic(), status.epoch
             while not _is_over(status, config):
+                if on_any_host(should_stop()):
+                    if saved_epoch != status.epoch:
+                        checkpoints.save(engine.get(state), status)
+                    checkpoints.wait()
+                    raise Stopped(f"Stopped after epoch {status.epoch}: the same command goes on from there.")
                 kept = None
                 if rebuild_is_due(status.epoch, config):
                     with seconds.measure("rebuild"):
                         state, kept = jax.block_until_ready(engine.close_the_loop(state))
+                before = None if replay is None else jax.tree.map(jnp.copy, state)
                 with seconds.measure("train"):
-                    state, parts = jax.block_until_ready(engine.run_epoch(state))
-                losses = {name: float(value) for name, value in parts.items()}
-                _check_finite(losses, status.epoch + 1, folder)
+                    state, losses = jax.block_until_ready(engine.run_epoch(state))
+                if (step := int(losses.failed_step)) >= 0:
+                    message = _failure(losses, status.epoch + 1, folder)
+                    if replay is not None and before is not None:
+                        message += " " + failing_operation(before, model, *replay, step)
+                    raise NonFiniteLossError(message)
                 with seconds.measure("evaluate"):
                     encoded = engine.encode(state)
                     state = engine.feed_back(state, encoded)
@@ -147,11 +176,15 @@ def train_and_evaluate(
                     if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
                         scores = engine.evaluate(encoded, rules.select_part).means()
                 status, is_best = _advance(status, scores, rules, seconds)
-                row = {"epoch": status.epoch, "loss": losses, "valid": {}, "correlation_kept": _number(kept)}
+                means = {name: float(value) for name, value in losses.means.items()}
+                row = {"epoch": status.epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
+                row |= {"correlation_kept": _number(kept), "norms": {name: means[name] for name in NORMS}}
                 row[rules.select_part] = scores
                 folder.append_metrics(row)
-                if is_best or status.epoch % checkpoint_every == 0 or _is_over(status, config):
+                overdue = from_first(time.monotonic() - saved_at > 60 * checkpoint_minutes)
+                if is_best or overdue or status.epoch % checkpoint_every == 0 or _is_over(status, config):
                     checkpoints.save(engine.get(state), status)
+                    saved_at, saved_epoch = time.monotonic(), status.epoch
                 reporter.epoch(row, best=status.best_value)
             checkpoints.wait()
             if not len(dataset.splits[rules.select_part]) or not status.best_epoch:  # nothing was evaluated
@@ -163,9 +196,9 @@ def train_and_evaluate(
             if test is not None:
                 save_users(folder.path / "test_users.npz", test, dataset, config)
             result = _result(config, dataset, status, test, seconds)
-            folder.write_json("result.json", result)
             rows = folder.read_metrics()
             plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+            folder.write_json("result.json", result)  # last: it says that the run is done
             reporter.say(describe_result(result))
     return result
 
@@ -194,13 +227,15 @@ def _advance(
     return dataclasses.replace(status, evaluations_since_best=status.evaluations_since_best + 1), False
 
 
-def _check_finite(losses: dict[str, float], epoch: int, folder: Workdir) -> None:
-    bad = [f"{name} = {value}" for name, value in losses.items() if not np.isfinite(value)]
-    if bad:
-        raise NonFiniteLossError(
-            f"The loss of epoch {epoch} is not finite ({', '.join(bad)}). "
-            f"The last checkpoint in {folder.checkpoints} is intact; try a smaller --learning_rate."
-        )
+def _failure(losses: EpochLosses, epoch: int, folder: Workdir) -> str:
+    values = {name: float(value) for name, value in losses.at_failure.items()}
+    bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
+    good = [f"{name} = {value:.4g}" for name, value in values.items() if np.isfinite(value)]
+    return (
+        f"Epoch {epoch}, step {int(losses.failed_step) + 1}: not finite: {', '.join(bad)}; finite: "
+        f"{', '.join(good) or 'nothing'}. The checkpoints in {folder.checkpoints} are intact. Try a smaller "
+        "--learning_rate or --clip_norm=1; --debug_nans finds the operation."
+    )
 
 
 def _number(value: jax.Array | None) -> float | None:

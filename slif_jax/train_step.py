@@ -24,6 +24,7 @@ from slif_jax.collectives import (
     take_rows,
     take_rows_everywhere,
     total,
+    tree_norms,
 )
 from slif_jax.config import Config
 from slif_jax.data import Dataset
@@ -34,6 +35,19 @@ from slif_jax.sampling import Batch, Interactions, TripleBatch
 from slif_jax.train_state import TrainState
 
 LOSS_PARTS = ("loss", "recommendation", "consistency", "knowledge", "l2")
+NORMS = ("gradient_norm", "parameter_norm")
+"""Euclidean norms over all parameters together; of the gradient before it is clipped."""
+
+
+class EpochLosses(NamedTuple):
+    """What an epoch says of its steps."""
+
+    means: dict[str, Float[Array, ""]]
+    """Of each of `LOSS_PARTS` and `NORMS`, over the examples."""
+    failed_step: Int[Array, ""]
+    """The first step, counted from 0, whose loss or gradient is not finite; -1 where all are."""
+    at_failure: dict[str, Float[Array, ""]]
+    """The same parts and norms at that step; the last one's where none failed."""
 
 
 class TrainingData(NamedTuple):
@@ -233,7 +247,8 @@ def make_train_step(
 
     Returns:
       `train_step(state, graphs, data, index)`: `index` are `[B]` positions in the training interactions, -1 for
-      padding; gives the next state and the parts of the loss. Its key is `fold_in(state.rng, state.step)`.
+      padding; gives the next state, and the parts of the loss and the norms. Its key is
+      `fold_in(state.rng, state.step)`.
     """
     config = model.config
 
@@ -258,8 +273,14 @@ def make_train_step(
         if data.places is not None:
             batch, triples = data.places.of_batch(batch), data.places.of_triples(triples)
         grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
-        grads = complete_gradients(grads, jax.tree.map_with_path(lambda path, _: is_table(path), grads), model.axis)
+        shared_out = jax.tree.map_with_path(lambda path, _: is_table(path), grads)
+        grads = complete_gradients(grads, shared_out, model.axis)
         with jax.named_scope("optimizer"):
+            gradient_norm, parameter_norm = tree_norms((grads, state.params), shared_out, model.axis)
+            parts |= {"gradient_norm": gradient_norm, "parameter_norm": parameter_norm}
+            if config.clip_norm:
+                shrink = jnp.minimum(1.0, config.clip_norm / jnp.maximum(gradient_norm, 1e-30))
+                grads = jax.tree.map(lambda g: g * shrink, grads)
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), parts
@@ -267,9 +288,15 @@ def make_train_step(
     return train_step
 
 
+def batches_of_epoch(state: TrainState, data: TrainingData, config: Config) -> Int[Array, "s b"]:
+    """The positions in the training interactions that each step of the coming epoch takes; -1 for padding."""
+    rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
+    return sampling.epoch_order(rng, data.interactions.users.shape[0], config.batch_size)
+
+
 def make_epoch(
     model: SlifMr, tx: optax.GradientTransformation
-) -> Callable[[TrainState, Graphs, TrainingData], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, Graphs, TrainingData], tuple[TrainState, EpochLosses]]:
     """A pure function that runs a whole epoch as one `lax.scan` over steps.
 
     Args:
@@ -277,14 +304,13 @@ def make_epoch(
       tx: optimizer.
 
     Returns:
-      `epoch(state, graphs, data)`: the state after the epoch, and the epoch's mean of each part of the loss.
+      `epoch(state, graphs, data)`: the state after the epoch, and what its steps lost.
     """
     config = model.config
     train_step = make_train_step(model, tx)
 
-    def epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, dict[str, Array]]:
-        order_rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
-        order = sampling.epoch_order(order_rng, data.interactions.users.shape[0], config.batch_size)
+    def epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, EpochLosses]:
+        order = batches_of_epoch(state, data, config)
 
         # Only what a step changes is carried; the rest of the state is the same for all steps.
         def body(carried: tuple[Any, Any, Array], index: Array) -> tuple[tuple[Any, Any, Array], dict[str, Array]]:
@@ -298,7 +324,13 @@ def make_epoch(
         state = average_parameters(state.replace(params=params, opt_state=opt_state, step=step), config)
         examples = jnp.sum((order >= 0).astype(jnp.float32), axis=1)
         share = examples / jnp.sum(examples)
-        return state.replace(epoch=state.epoch + 1), {k: jnp.sum(v * share) for k, v in parts.items()}
+        finite = functools.reduce(jnp.logical_and, (jnp.isfinite(values) for values in parts.values()))
+        first = jnp.argmin(finite)  # 0 where all are finite
+        return state.replace(epoch=state.epoch + 1), EpochLosses(
+            means={name: jnp.sum(values * share) for name, values in parts.items()},
+            failed_step=jnp.where(finite[first], -1, first).astype(jnp.int32),
+            at_failure={name: jnp.where(finite[first], values[-1], values[first]) for name, values in parts.items()},
+        )
 
     return epoch
 

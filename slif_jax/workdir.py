@@ -1,11 +1,16 @@
 """The folder of a run: what is written there, and the check that it belongs to this configuration."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
 import resource
 import shutil
+import socket
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +31,8 @@ PACKAGES = (
     "polars",
     "scikit-learn",
 )
-
+_LOCK, _PARTIAL = "lock", ".partial"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 RESUME_MODES = ("auto", "never", "must")
 
@@ -66,7 +72,7 @@ class Workdir:
         if stored is None:
             if resume == "must":
                 raise WorkdirError(f"{self.path} holds no run to resume. Train with --resume=auto first.")
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.holds_files():
                 raise WorkdirError(f"{self.path} holds files, but no config.json of a run. Name an empty --workdir.")
         elif resume != "never" and (differences := config_differences(stored[0], config)):
             raise WorkdirError(
@@ -74,16 +80,40 @@ class Workdir:
                 "Name another --workdir, or start over with --resume=never."
             )
 
-    def open(self, config: Config, *, resume: str, data_fingerprint: str) -> bool:
+    def holds_files(self) -> bool:
+        """Whether anything is in the folder but what a process that was killed at its start may have left."""
+        leavings = (_LOCK, "config.json" + _PARTIAL, "study.json" + _PARTIAL)
+        return self.path.is_dir() and any(path.name not in leavings for path in self.path.iterdir())
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from running in this folder; the lock of one that is gone is taken over.
+
+        A folder that did not exist is made, and goes again if nothing is written to it.
+
+        Raises:
+          WorkdirError: if another process runs here; it names process and host.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / _LOCK
+        file = _locked(path)
+        try:
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: nobody else can have taken it over
+            os.close(file)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+
+    def open(self, config: Config, *, resume: str, data_fingerprint: str) -> None:
         """Makes the folder ready, or refuses it.
 
         Args:
           config: configuration of this run.
           resume: as in `check`.
           data_fingerprint: hash of the data, which must be the same when resuming.
-
-        Returns:
-          Whether the folder holds an earlier run of this configuration.
 
         Raises:
           WorkdirError: as `check`, and if the run in this folder was trained on other data.
@@ -101,8 +131,8 @@ class Workdir:
         if stored is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_run_files(config, data_fingerprint, None)
+        if not (self.path / "environment.json").is_file():
             self.write_json("environment.json", environment())
-        return stored is not None
 
     def write_run_files(self, config: Config, data_fingerprint: str, flags_text: str | None) -> None:
         """Writes `config.json`, and `flags.txt` where there are flags."""
@@ -128,10 +158,11 @@ class Workdir:
     def _remove_run(self) -> None:
         for folder in (self.checkpoints, self.plots, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
-        names = ("config.json", "environment.json", "metrics.jsonl", "result.json", "flags.txt", "test_users.npz")
+        names = ("environment.json", "metrics.jsonl", "result.json", "flags.txt", "test_users.npz")
         names += ("recommendations.tsv", "report.html")  # of the model that goes
         for path in (*(self.path / name for name in names), *self.path.glob("evaluation-*.json")):
             path.unlink(missing_ok=True)
+        (self.path / "config.json").unlink()  # last: without it the rest would be files of a stranger
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a file, or None where there is no such file."""
@@ -177,9 +208,67 @@ class Workdir:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file at once: a reader sees the old text or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial = path.with_name(path.name + _PARTIAL)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:  # a full disk: the old file stays, the part goes
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the lock file that no other process has locked."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:  # some network file systems: what the file says must do
+                if _is_gone(path):
+                    return file
+            elif not isinstance(error, BlockingIOError):
+                os.close(file)
+                raise
+            holder = _holder(path)
+            os.close(file)
+            who = f"process {holder[0]} on {holder[1]}" if holder else "another process"
+            raise WorkdirError(
+                f"{path.parent} is in use by {who}. Wait for it, or name another --workdir. If no such process is "
+                f"there any more, remove {path}."
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # its holder removed it in this moment
+
+
+def _holder(path: Path) -> tuple[int, str] | None:
+    """Process and host that a lock file names."""
+    try:
+        named = json.loads(path.read_text())
+        return int(named["process"]), str(named["host"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether a lock file names nobody, or a process of this host that is not there."""
+    holder = _holder(path)
+    if holder is None:
+        return True
+    if holder[1] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder[0], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is another user's
+        return False
+    return False
 
 
 def config_differences(stored: Config, config: Config) -> list[str]:

@@ -81,11 +81,11 @@ def some_epochs(variant: str, mesh: str) -> tuple[list[dict[str, float]], TrainS
         kept = None
         if rebuild_is_due(epoch, config):
             state, kept = engine.close_the_loop(state)
-        state, epoch_parts = engine.run_epoch(state)
+        state, epoch_losses = engine.run_epoch(state)
         encoded = engine.encode(state)
         state = engine.feed_back(state, encoded)
         found = engine.evaluate(encoded, "valid")
-        losses.append({k: float(v) for k, v in epoch_parts.items()} | ({} if kept is None else {"kept": float(kept)}))
+        losses.append({k: float(v) for k, v in epoch_losses.means.items()} | ({} if kept is None else {"kept": float(kept)}))
     assert found is not None
     return losses, engine.get(state), found
 
@@ -208,8 +208,8 @@ def test_the_same_function_under_pmap():
     mapped = jax.pmap(epoch, axis_name="data", in_axes=(state_axes, graphs_axes, data_axes))
     after, losses = mapped(pmap_state, graphs, data)
     expected, expected_losses = program.run_epoch(placed, program.graphs, program.data)
-    for name, value in expected_losses.items():
-        np.testing.assert_allclose(losses[name], float(value), rtol=1e-5)
+    for name, value in expected_losses.means.items():
+        np.testing.assert_allclose(losses.means[name], float(value), rtol=1e-5)
     users = np.asarray(expected.params["user_embedding"])
     np.testing.assert_allclose(np.asarray(after.params["user_embedding"]).reshape(users.shape), users, atol=1e-5)
     kernel = np.asarray(expected.params["fusion_hidden"]["kernel"])

@@ -110,7 +110,7 @@ def test_a_run_stopped_and_resumed_equals_an_unbroken_one(unbroken: Path, tmp_pa
     assert numbers(workdir) == numbers(unbroken)
     result = json.loads((workdir / "result.json").read_text())
     kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
-    assert kept == {result["best_epoch"], result["epochs"]}
+    assert kept >= {result["best_epoch"], result["epochs"]}
 
 
 def test_a_crash_between_checkpoints_is_made_up_for(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -138,7 +138,7 @@ def test_a_crash_between_checkpoints_is_made_up_for(unbroken: Path, tmp_path: Pa
 def test_the_best_and_the_last_checkpoint_are_kept(unbroken: Path):
     result = json.loads((unbroken / "result.json").read_text())
     kept = {int(path.name) for path in (unbroken / "checkpoints").iterdir() if path.name.isdigit()}
-    assert kept == {result["best_epoch"], result["epochs"]}
+    assert kept >= {result["best_epoch"], result["epochs"]}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(unbroken: Path):

@@ -86,15 +86,17 @@ def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: D
 def test_every_part_of_the_loss_counts_and_can_be_turned_off(dataset: Dataset):
     model, graphs, state, data = set_up(dataset, TINY)
     run = train_step.make_run_epoch(model, make_optimizer(TINY))
-    _, parts = run(state, graphs, data)
-    assert set(parts) == set(train_step.LOSS_PARTS)
+    _, losses = run(state, graphs, data)
+    parts = losses.means
+    assert set(parts) == {*train_step.LOSS_PARTS, *train_step.NORMS}
     assert all(value > 0 for value in parts.values())
+    assert losses.failed_step == -1
     np.testing.assert_allclose(parts["loss"], sum(parts[name] for name in train_step.LOSS_PARTS[1:]), rtol=1e-5)
     for change, name in (({"consistency": False}, "consistency"), ({"knowledge_graph": False}, "knowledge")):
         config = dataclasses.replace(TINY, **change)
         model, graphs, state, data = set_up(dataset, config)
-        _, parts = train_step.make_run_epoch(model, make_optimizer(config))(state, graphs, data)
-        assert parts[name] == 0
+        _, losses = train_step.make_run_epoch(model, make_optimizer(config))(state, graphs, data)
+        assert losses.means[name] == 0
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])

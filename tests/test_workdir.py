@@ -18,7 +18,7 @@ def names(path):
 
 def test_a_new_folder_gets_config_and_environment(tmp_path):
     path = tmp_path / "deep" / "run"
-    assert open_run(path, Config(width=8)) is False
+    open_run(path, Config(width=8))
     assert names(path) == ["config.json", "environment.json"]
     stored = json.loads((path / "config.json").read_text())
     assert stored.pop("data_fingerprint") == "abc"
@@ -29,12 +29,14 @@ def test_a_new_folder_gets_config_and_environment(tmp_path):
 @pytest.mark.parametrize("resume", ["auto", "must"])
 def test_a_run_of_the_same_configuration_goes_on(tmp_path, resume):
     open_run(tmp_path)
-    assert open_run(tmp_path, resume=resume) is True
+    before = (tmp_path / "config.json").stat().st_mtime_ns
+    open_run(tmp_path, resume=resume)
+    assert (tmp_path / "config.json").stat().st_mtime_ns == before
 
 
 def test_more_epochs_are_no_other_configuration(tmp_path):
     open_run(tmp_path, Config(epochs=5))
-    assert open_run(tmp_path, Config(epochs=9)) is True
+    open_run(tmp_path, Config(epochs=9))
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 5  # as long as nothing was trained
     Workdir(tmp_path).write_run_files(Config(epochs=9), "data", None)
     assert json.loads((tmp_path / "config.json").read_text())["epochs"] == 9
@@ -70,7 +72,7 @@ def test_never_starts_over(tmp_path):
     for part in (folder.checkpoints, folder.plots):
         part.mkdir()
         (part / "file").write_text("old")
-    assert open_run(tmp_path, Config(seed=2), resume="never") is False
+    open_run(tmp_path, Config(seed=2), resume="never")
     assert names(tmp_path) == ["config.json", "environment.json"]
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
 
@@ -86,7 +88,8 @@ def test_files_that_are_no_run_are_left_alone(tmp_path, resume):
 def test_never_starts_over_beside_a_file_of_the_user(tmp_path):
     open_run(tmp_path, Config(seed=1))
     (tmp_path / "notes.txt").write_text("mine")
-    assert open_run(tmp_path, Config(seed=2), resume="never") is False
+    open_run(tmp_path, Config(seed=2), resume="never")
+    assert Workdir(tmp_path).stored_config() == (Config(seed=2), "abc")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

@@ -1,7 +1,9 @@
 """Runs the cells of a study, each one training run below `runs/`, and writes what they give together."""
 
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ def run_study(
     data_dir: str | None = None,
     progress: str = "auto",
     checkpoint_every: int = 10,
+    should_stop: Callable[[], bool] = lambda: False,
     command: str = "",
 ) -> dict[str, Any]:
     """Runs what is not done yet and writes table and plot.
@@ -39,53 +42,57 @@ def run_study(
       data_dir: where fetched data sets are kept; None is the user's cache folder.
       progress: 'auto', 'bar', 'line' or 'off'.
       checkpoint_every: epochs between two checkpoints of a run.
+      should_stop: asked before every epoch; see `train_and_evaluate`.
       command: what was typed, for the record.
 
     Returns:
       What `study.json` holds.
 
     Raises:
-      WorkdirError: if the folder belongs to another study, or its data have changed.
+      WorkdirError: if the folder belongs to another study or is in use, or its data have changed.
+      Stopped: when `should_stop` has ended a training.
       DataError: on unusable data.
     """
-    folder = open_study(workdir, plan.kind, {arm.label: arm.settings() for arm in plan.arms}, plan.title)
-    cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
-    results: dict[tuple[str, int], dict[str, Any]] = {}
-    for arm, seed in cells:
-        if (result := finished_cell(run_folder(folder, arm, seed), cell_config(arm, seed))) is not None:
-            results[arm.label, seed] = result
-    with StudyProgress(progress, cells=len(cells), done=len(results)) as reporter:
-        if results:
-            reporter.say(f"{len(results)} of {len(cells)} cells of {folder.path} are done already.")
+    with open_study(workdir, plan.kind, {arm.label: arm.settings() for arm in plan.arms}, plan.title) as folder:
+        cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
+        results: dict[tuple[str, int], dict[str, Any]] = {}
         for arm, seed in cells:
-            if (arm.label, seed) in results:
-                continue
-            began = time.monotonic()
-            result = train_and_evaluate(
-                cell_config(arm, seed),
-                run_folder(folder, arm, seed).path,
-                data_dir=data_dir,
-                progress=reporter.start(f"{arm.label}, seed {seed}"),
-                checkpoint_every=checkpoint_every,
-            )
-            jax.clear_caches()  # a study would otherwise keep the programs of all its runs
-            if None in result["test"].values():
-                raise ValueError(
-                    f"{result['dataset']} has no user with an item in test; a study compares test results."
+            if (result := finished_cell(run_folder(folder, arm, seed), cell_config(arm, seed))) is not None:
+                results[arm.label, seed] = result
+        with StudyProgress(progress, cells=len(cells), done=len(results)) as reporter:
+            if results:
+                reporter.say(f"{len(results)} of {len(cells)} cells of {folder.path} are done already.")
+            for arm, seed in cells:
+                if (arm.label, seed) in results:
+                    continue
+                began = time.monotonic()
+                result = train_and_evaluate(
+                    cell_config(arm, seed),
+                    run_folder(folder, arm, seed).path,
+                    data_dir=data_dir,
+                    progress=reporter.start(f"{arm.label}, seed {seed}"),
+                    checkpoint_every=checkpoint_every,
+                    should_stop=should_stop,
                 )
-            results[arm.label, seed] = result
-            scores = ", ".join(f"{metric} {result['test'][metric]:.4f}" for metric in plan.metrics)
-            reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
-    rows = study_rows(plan, lambda arm, seed: run_folder(folder, arm, seed).path / "test_users.npz")
-    study = _describe(plan, results, rows, command)
-    write_table(folder, "study", study_table(study))
-    plot_study(study, folder.path / "study.png")
-    folder.write_json("study.json", study)
-    return study
+                jax.clear_caches()  # a study would otherwise keep the programs of all its runs
+                if None in result["test"].values():
+                    raise ValueError(
+                        f"{result['dataset']} has no user with an item in test; a study compares test results."
+                    )
+                results[arm.label, seed] = result
+                scores = ", ".join(f"{metric} {result['test'][metric]:.4f}" for metric in plan.metrics)
+                reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
+        rows = study_rows(plan, lambda arm, seed: run_folder(folder, arm, seed).path / "test_users.npz")
+        study = _describe(plan, results, rows, command)
+        write_table(folder, "study", study_table(study))
+        plot_study(study, folder.path / "study.png")
+        folder.write_json("study.json", study)
+        return study
 
 
-def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], title: str) -> Workdir:
-    """Makes the folder of a study ready, or refuses it.
+@contextlib.contextmanager
+def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], title: str) -> Iterator[Workdir]:
+    """Makes the folder of a study ready, or refuses it, and keeps other processes out.
 
     Args:
       workdir: the folder.
@@ -93,22 +100,27 @@ def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], 
       arms: settings by label.
       title: of the study.
 
-    Returns:
+    Yields:
       The folder, with a `study.json`.
 
     Raises:
-      WorkdirError: if the folder holds something else, or the same arm with other settings.
+      WorkdirError: if the folder holds something else, or the same arm with other settings, or is in use.
     """
     folder = Workdir(workdir)
     if folder.path.exists() and not folder.path.is_dir():
         raise WorkdirError(f"{folder.path} is a file. Name a folder with --workdir.")
+    with folder.lock():
+        _claim_study(folder, kind, arms, title)
+        yield folder
+
+
+def _claim_study(folder: Workdir, kind: str, arms: dict[str, dict[str, Any]], title: str) -> None:
     stored = folder.read_json("study.json")
     if stored is None:
-        if folder.path.is_dir() and any(folder.path.iterdir()):
+        if folder.holds_files():
             raise WorkdirError(f"{folder.path} holds files, but no study.json. Name an empty --workdir for the study.")
-        folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_json("study.json", {"kind": kind, "title": title, "done": False, "settings": arms})
-        return folder
+        return
     if stored["kind"] != kind:
         raise WorkdirError(f"{folder.path} holds a study of kind '{stored['kind']}', not '{kind}'. Name another.")
     known, defaults = stored["settings"], Config().to_dict()  # a setting that the stored ones lack had its default
@@ -121,7 +133,6 @@ def open_study(workdir: str | Path, kind: str, arms: dict[str, dict[str, Any]], 
                 "Name another --workdir."
             )
     folder.write_json("study.json", {**stored, "done": False, "settings": {**known, **arms}})
-    return folder
 
 
 def run_folder(folder: Workdir, arm: Arm, seed: int) -> Workdir:

@@ -95,6 +95,7 @@ def run_sweep(
     data_dir: str | None = None,
     progress: str = "auto",
     checkpoint_every: int = 10,
+    should_stop: Callable[[], bool] = lambda: False,
     command: str = "",
 ) -> dict[str, Any]:
     """Searches settings by validation, then evaluates the chosen ones on test, once.
@@ -110,6 +111,7 @@ def run_sweep(
       data_dir: where fetched data sets are kept; None is the user's cache folder.
       progress: 'auto', 'bar', 'line' or 'off'.
       checkpoint_every: epochs between two checkpoints of a trial.
+      should_stop: asked before every epoch; see `train_and_evaluate`.
       command: what was typed, for the record.
 
     Returns:
@@ -128,37 +130,51 @@ def run_sweep(
         raise ValueError(f"{dataset.name} has no validation part to search on.")
     space = _chosen_space(search_space(config, dataset), search)
     title = f"Search on {dataset.name}: {config.select_on} on validation"
-    folder = open_study(workdir, "sweep", {"every trial": {**config.to_dict(), "searched": sorted(space)}}, title)
-    study = _open_optuna(optuna, folder)
-    _ask_again(optuna, study, config, space)
-    complete = optuna.trial.TrialState.COMPLETE
-    done = len(study.get_trials(states=(complete,)))
-    with StudyProgress(progress, cells=max(trials, done), done=done) as reporter:
-        if done:
-            reporter.say(f"{done} of {trials} trials of {folder.path} are done already.")
-        for number in range(done, trials):
-            # A sampler of its own for each trial: what it draws is the same whether the search was interrupted or not.
-            study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=config.seed + number)
-            trial = study.ask()
-            settings = {name: _suggest(trial, name, values) for name, values in space.items()}
-            began = time.monotonic()
-            result = _train(
-                folder, config, settings, reporter.start, data_dir=data_dir, checkpoint_every=checkpoint_every
+    started = {"every trial": {**config.to_dict(), "searched": sorted(space)}}
+    with open_study(workdir, "sweep", started, title) as folder:
+        study = _open_optuna(optuna, folder)
+        _ask_again(optuna, study, config, space)
+        complete = optuna.trial.TrialState.COMPLETE
+        done = len(study.get_trials(states=(complete,)))
+        with StudyProgress(progress, cells=max(trials, done), done=done) as reporter:
+            if done:
+                reporter.say(f"{done} of {trials} trials of {folder.path} are done already.")
+            for number in range(done, trials):
+                # A sampler of its own for each trial: an interrupted search draws what it would have drawn.
+                study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=config.seed + number)
+                trial = study.ask()
+                settings = {name: _suggest(trial, name, values) for name, values in space.items()}
+                began = time.monotonic()
+                result = _train(
+                    folder,
+                    config,
+                    settings,
+                    reporter.start,
+                    data_dir=data_dir,
+                    checkpoint_every=checkpoint_every,
+                    should_stop=should_stop,
+                )
+                value = result["valid"][config.select_on]
+                trial.set_user_attr("best_epoch", result["best_epoch"])
+                study.tell(trial, value)
+                reporter.finish(f"validation {config.select_on} {value:.4f}, {time.monotonic() - began:.0f} s")
+            best = _ranked(study, complete)[0]
+            chosen = _train(
+                folder,
+                config,
+                best.params,
+                reporter.start,
+                data_dir=data_dir,
+                checkpoint_every=1,
+                should_stop=should_stop,
+                evaluate_test=True,
             )
-            value = result["valid"][config.select_on]
-            trial.set_user_attr("best_epoch", result["best_epoch"])
-            study.tell(trial, value)
-            reporter.finish(f"validation {config.select_on} {value:.4f}, {time.monotonic() - began:.0f} s")
-        best = _ranked(study, complete)[0]
-        chosen = _train(
-            folder, config, best.params, reporter.start, data_dir=data_dir, checkpoint_every=1, evaluate_test=True
-        )
-        reporter.say(f"test is evaluated for the chosen settings alone: {run_name(best.params)}")
-    described = _describe(config, space, study.get_trials(states=(complete,)), best, chosen, title, command)
-    write_table(folder, "study", sweep_table(described))
-    plot_study(described, folder.path / "study.png")
-    folder.write_json("study.json", {**(folder.read_json("study.json") or {}), **described})
-    return described
+            reporter.say(f"test is evaluated for the chosen settings alone: {run_name(best.params)}")
+        described = _describe(config, space, study.get_trials(states=(complete,)), best, chosen, title, command)
+        write_table(folder, "study", sweep_table(described))
+        plot_study(described, folder.path / "study.png")
+        folder.write_json("study.json", {**(folder.read_json("study.json") or {}), **described})
+        return described
 
 
 def run_name(settings: dict[str, Any]) -> str:
@@ -215,6 +231,7 @@ def _train(
     *,
     data_dir: str | None,
     checkpoint_every: int,
+    should_stop: Callable[[], bool],
     evaluate_test: bool = False,
 ) -> dict[str, Any]:
     shown = ", ".join(f"{name} {value:.3g}" for name, value in settings.items())
@@ -224,6 +241,7 @@ def _train(
         data_dir=data_dir,
         progress="off" if evaluate_test else start(shown),
         checkpoint_every=checkpoint_every,
+        should_stop=should_stop,
         evaluate_test=evaluate_test,
     )
     jax.clear_caches()
