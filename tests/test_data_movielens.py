@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import struct
 import subprocess
 import sys
 import types
@@ -156,7 +157,7 @@ def test_downloads_once(tmp_path, wheel, pip):
     assert sorted(path.name for path in folder.iterdir()) == sorted(fetch.FILES)
     assert [path.name for path in home.iterdir()] == ["ml-100k"]  # nothing else is left behind
     assert not list(tmp_path.rglob("evil.txt"))
-    assert pip.calls[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert pip.calls[0][:4] == [sys.executable, "-c", fetch._LIMITED_PIP, "download"]
     assert {"--no-deps", "--only-binary=:all:", "recbole==1.2.1"} <= set(pip.calls[0])
     assert fetch.ml_100k_folder(home) == folder
     assert len(pip.calls) == 1
@@ -234,6 +235,46 @@ def test_a_wheel_without_the_tables(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     assert "ml-100k.inter is larger than" in failure(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [fetch.WHEEL]
+
+
+def test_a_table_that_is_larger_than_it_declares(tmp_path, monkeypatch):
+    path = tmp_path / fetch.WHEEL
+    name = "recbole/dataset_example/ml-100k/ml-100k.inter"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(40 << 20))
+    content = path.read_bytes()
+    size = struct.pack("<I", 40 << 20)
+    assert content.count(size) == 2  # in the member and in the directory
+    path.write_bytes(content.replace(size, struct.pack("<I", 1000)))
+    monkeypatch.setattr(fetch, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    with zipfile.ZipFile(path) as archive:
+        assert archive.getinfo(name).file_size == 1000
+    assert "not the expected wheel (Bad CRC-32" in failure(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [fetch.WHEEL]
+
+
+def test_links_in_a_wheel_are_files(tmp_path, wheel, pip, monkeypatch):
+    link = zipfile.ZipInfo("recbole/dataset_example/ml-100k/ml-100k.user")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(tmp_path / fetch.WHEEL, "w") as new:
+        for name in old.namelist():
+            is_link = name == link.filename
+            new.writestr(link if is_link else name, "/etc/passwd" if is_link else old.read(name))
+    monkeypatch.setattr(fetch, "WHEEL_SHA256", hashlib.sha256((tmp_path / fetch.WHEEL).read_bytes()).hexdigest())
+    folder = fetch.ml_100k_folder(tmp_path)
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert (folder / "ml-100k.user").read_text() == "/etc/passwd"
+
+
+def test_a_download_that_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "_MAX_WHEEL_BYTES", 1000)
+    (tmp_path / fetch.WHEEL).write_bytes(bytes(1001))
+    assert "not that wheel; remove it" in failure(tmp_path)
+    program = fetch._LIMITED_PIP.replace('runpy.run_module("pip", run_name="__main__", alter_sys=True)', "import sys")
+    assert program != fetch._LIMITED_PIP
+    program += "open(sys.argv[1], 'wb').truncate(65 << 20)"
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "large")], capture_output=True, text=True)
+    assert "File too large" in done.stderr
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -4,9 +4,11 @@ import os
 import pickle
 import struct
 
+import numpy as np
 import pytest
 from scipy import sparse
 
+from slif_jax.data import pickles
 from slif_jax.data.errors import DataError
 from slif_jax.data.pickles import read_matrix
 
@@ -68,3 +70,48 @@ def test_an_array_that_is_longer_than_its_bytes(tmp_path):
     path.write_bytes(whole.replace(short, struct.pack("<d", 2.0) + b"\x00" * 8, 1).replace(b"K\x03", b"K\x7f"))
     with pytest.raises(DataError):
         read_matrix(path)
+
+
+def text_of(letters: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(letters)) + letters
+
+
+def test_a_text_that_is_turned_into_bytes_again_and_again(tmp_path):
+    path = tmp_path / "trnMat.pkl"
+    start = b"\x80\x02](c_codecs\nencode\nq\x01" + text_of(b"a" * 1_000_000) + b"q\x02" + text_of(b"latin1") + b"q\x03"
+    path.write_bytes(start + b"\x86R" + b"h\x01h\x02h\x03\x86R" * 900 + b"e.")  # 900 MB from a file of 1 MB
+    with pytest.raises(DataError, match="more bytes than the file has"):
+        read_matrix(path)
+
+
+@pytest.mark.parametrize(
+    "target", [b"c_codecs\nencode\n", b"cnumpy\nndarray\n", b"c__builtin__\nobject\n", b"ccopyreg\n_reconstructor\n"]
+)
+@pytest.mark.parametrize("state", [b"}" + text_of(b"a") + b"K\x01s", b"N}" + text_of(b"a") + b"K\x01s\x86"])
+def test_a_file_changes_nothing_for_the_next_one(tmp_path, target, state):
+    path = tmp_path / "trnMat.pkl"
+    path.write_bytes(b"\x80\x02" + target + state + b"b.")
+    before = {key: vars(stand).copy() for key, stand in pickles._STANDS.items() if isinstance(stand, type)}
+    with pytest.raises(DataError):
+        read_matrix(path)
+    assert before == {key: vars(stand) for key, stand in pickles._STANDS.items() if isinstance(stand, type)}
+    path.write_bytes(pickle.dumps(MATRIX, protocol=2))
+    assert read_matrix(path)[2] == (4, 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint8, np.int8])
+def test_starts_of_rows_that_descend(tmp_path, kind):
+    matrix = MATRIX.tocsr()
+    matrix.indptr = np.array([0, 2, 1, 3, 3], kind)  # as unsigned numbers, a row of four thousand million entries
+    path = tmp_path / "trnMat.pkl"
+    path.write_bytes(pickle.dumps(matrix))
+    with pytest.raises(DataError, match="an index that does not fit"):
+        read_matrix(path)
+
+
+def test_a_pile_of_brackets(tmp_path):
+    path = tmp_path / "trnMat.pkl"
+    for opcode in (b"]" * 9000 + b"a" * 8999, b"(" * 9000 + b"t" * 9000, b"N" + b"\x85" * 9000):
+        path.write_bytes(b"\x80\x02" + opcode + b".")
+        with pytest.raises(DataError):
+            read_matrix(path)

@@ -19,7 +19,20 @@ FOLDER = "ml-100k"
 FILES = tuple(f"ml-100k.{suffix}" for suffix in ("inter", "item", "kg", "link", "user"))
 _MEMBERS = f"{PACKAGE}/dataset_example/{FOLDER}/"
 _MAX_BYTES = 16 << 20
+_MAX_WHEEL_BYTES = 64 << 20  # it has 2 MB
 _TIMEOUT_SECONDS = 300
+# pip itself has no limit: a process that may not write a larger file ends with an error instead.
+_LIMITED_PIP = f"""
+import runpy
+try:
+    import resource
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = {_MAX_WHEEL_BYTES} if most == resource.RLIM_INFINITY else min({_MAX_WHEEL_BYTES}, most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+except ImportError:
+    pass
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 
 def default_data_dir() -> Path:
@@ -80,7 +93,7 @@ def _download(scratch: Path, by_hand: Path) -> Path:
     what_else = f"Put {WHEEL} at {by_hand} and run again; or use --dataset=synthetic, which needs no network."
     if importlib.util.find_spec("pip") is None:
         raise DataError(f"ml-100k: cannot download, this Python has no pip. {what_else}")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
+    command = [sys.executable, "-c", _LIMITED_PIP, "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
     command += ["--no-input", "--disable-pip-version-check", f"--dest={scratch}", f"{PACKAGE}=={VERSION}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
@@ -97,13 +110,19 @@ def _download(scratch: Path, by_hand: Path) -> Path:
 
 
 def _check_hash(wheel: Path) -> None:
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if wheel.stat().st_size > _MAX_WHEEL_BYTES:
+        raise DataError(f"{wheel}: larger than {_MAX_WHEEL_BYTES >> 20} MiB, not that wheel; remove it and run again.")
+    with wheel.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != WHEEL_SHA256:
         raise DataError(f"{wheel}: expected SHA-256 {WHEEL_SHA256}, got {found}; remove the file and run again.")
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
-    """Writes the five tables, under fixed names, and nothing else of the wheel."""
+    """Writes the five tables, under fixed names, and nothing else of the wheel.
+
+    `zipfile` gives no more of a member than the size it declares, and an error where that is not all there is.
+    """
     folder.mkdir()
     try:
         with zipfile.ZipFile(wheel) as archive:

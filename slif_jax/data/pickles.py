@@ -5,8 +5,10 @@ error, NumPy and SciPy take no part in it, and what the stand-ins have collected
 from it. So the size of the file bounds the memory, and the worst a file can do is to be refused.
 """
 
+import io
 import pickle
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ _NUMBER = "biuf"
 
 
 class _Stand:
-    """Holds what a pickle would have given to an object."""
+    """Holds what a pickle would have given to an object.
+
+    A state for the class itself, by which a pickle would change it for later reads, fails: `__setstate__` lacks `self`.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -59,8 +64,23 @@ class _Scalar(_Stand):
     """In place of a NumPy number."""
 
 
-class _Object:
+class _Object(_Stand):
     """In place of `object`, in old protocols."""
+
+
+class _Function:
+    """A function that a pickle can call and cannot change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a state for a function")
 
 
 def _reconstructor(kind: Any, base: Any, state: Any) -> _Stand:
@@ -79,34 +99,33 @@ def _frombuffer(content: Any, kind: Any, shape: Any, order: Any) -> _Array:
     """How arrays are written by protocol 5."""
     del order
     array = _Array()
-    array.state = (1, shape, kind, False, bytes(content) if isinstance(content, bytes | bytearray) else None)
+    array.state = (1, shape, kind, False, content)
     return array
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("bytes in an unknown encoding")
-    return text.encode("latin1")
 
 
 _STANDS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("copyreg", "_reconstructor"): _reconstructor,
-    ("copy_reg", "_reconstructor"): _reconstructor,
+    ("copyreg", "_reconstructor"): _Function(_reconstructor),
+    ("copy_reg", "_reconstructor"): _Function(_reconstructor),
     ("builtins", "object"): _Object,
     ("__builtin__", "object"): _Object,
 }
-_STANDS |= {(module, "_reconstruct"): _reconstruct for module in _MODULES}
+_STANDS |= {(module, "_reconstruct"): _Function(_reconstruct) for module in _MODULES}
 _STANDS |= {(module, "scalar"): _Scalar for module in _MODULES}
-_STANDS |= {(module, "_frombuffer"): _frombuffer for module in ("numpy.core.numeric", "numpy._core.numeric")}
+_STANDS |= {(module, "_frombuffer"): _Function(_frombuffer) for module in ("numpy.core.numeric", "numpy._core.numeric")}
 _SPARSE = {"coo": _CooMatrix, "csr": _CsrMatrix, "csc": _CscMatrix}
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self._unencoded = len(content)
+
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in, or an error: nothing is ever imported."""
+        if (module, name) == ("_codecs", "encode"):
+            return _Function(self._encode)
         found = _STANDS.get((module, name))
         kind, _, rest = name.partition("_")
         if found is None and module.split(".")[:2] == ["scipy", "sparse"] and rest in ("matrix", "array"):
@@ -119,6 +138,15 @@ class _Unpickler(pickle.Unpickler):
         """Refuses references to things outside the file."""
         del pid
         raise pickle.UnpicklingError("a reference to another file")
+
+    def _encode(self, text: Any, encoding: Any) -> bytes:
+        """How old protocols write bytes. All of them together are no longer than the file."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("bytes in an unknown encoding")
+        self._unencoded -= len(text)
+        if self._unencoded < 0:
+            raise pickle.UnpicklingError("more bytes than the file has")
+        return text.encode("latin1")
 
 
 def read_matrix(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -138,8 +166,7 @@ def read_matrix(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     try:
         content = path.read_bytes()
         _check_program(content)
-        with path.open("rb") as file:
-            matrix = _Unpickler(file).load()
+        matrix = _Unpickler(content).load()
         if not isinstance(matrix, _Matrix):
             raise pickle.UnpicklingError("something that is no sparse matrix (coo, csr or csc)")
         return _entries(matrix)
@@ -212,7 +239,7 @@ def _integer(value: Any) -> int:
 def _indices(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iu" or (array.dtype.kind == "u" and array.dtype.itemsize == 8):
         raise _wrong("an index that is no integer")
-    return array
+    return array.astype(np.int64)  # differences of unsigned or narrow numbers wrap around
 
 
 def _dtype(stand: Any) -> np.dtype:
@@ -229,7 +256,7 @@ def _dtype(stand: Any) -> np.dtype:
 def _array(stand: Any) -> np.ndarray:
     """The flat array of a stand-in, a view of the bytes in the file."""
     state = stand.state if isinstance(stand, _Array) else None
-    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[4], bytes):
+    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[4], bytes | bytearray):
         raise _wrong("a part that is no array")
     shape, kind, content = state[1], _dtype(state[2]), state[4]
     if not isinstance(shape, tuple) or len(shape) != 1 or shape[0] * kind.itemsize != len(content):

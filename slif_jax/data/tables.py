@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MAX_ID = 2**31 - 2
 _BLOCK_BYTES = 1 << 24
+_MAX_LINE_BYTES = 1 << 26
 _LINE_BLOCK_BYTES = 1 << 22  # lines are taken apart word by word: more memory per byte
 _SHOWN = 60
 _TALLIES = {
@@ -302,6 +303,8 @@ def _blocks(
                 counts["windows_line_ends"] += chunk.count(b"\r\n")
                 counts["no_last_newline"] = int(not chunk.endswith((b"\n", b"\r")))
                 rest += chunk
+                if len(rest) > _MAX_LINE_BYTES and b"\n" not in rest:
+                    raise DataError(f"{path.name}, line {number}: longer than {_MAX_LINE_BYTES >> 20} MiB; no table.")
                 block = rest[: rest.rfind(b"\n") + 1].rstrip()
                 if block:
                     yield _checked(path, block, number), number
