@@ -230,27 +230,36 @@ class Checkpoints:
             shutil.rmtree(path)
 
     def _restore_usable(self, target: TrainState, *, best: bool) -> tuple[TrainState, Progress] | None:
-        epoch = from_first(self._choose(best=best) if is_first() else None)
-        return None if epoch is None else self.restore(target, epoch)
+        chosen = from_first(self._choose() if is_first() else None)
+        if chosen is None:
+            return None
+        epoch, best_epoch = chosen
+        state, progress = self.restore(target, best_epoch if best and best_epoch else epoch)
+        if not best_epoch:  # it is lost, or there is none yet
+            progress = dataclasses.replace(progress, best_epoch=0, best_value=-1.0, best_metrics={})
+        return state, progress
 
-    def _choose(self, *, best: bool) -> int | None:
-        epochs, damages = self.epochs(), []
+    def _choose(self) -> tuple[int, int] | None:
+        """The epoch to go on from and its best one, 0 where that is lost; None where nothing was saved."""
+        epochs, damages, without_best = self.epochs(), [], 0
         for epoch in reversed(epochs):
             try:
                 best_epoch = self._verified(epoch)["best_epoch"]
+            except DamagedCheckpointError as error:
+                damages.append(str(error))
+                continue
+            try:
                 if best_epoch not in (0, epoch):
                     self._verified(best_epoch)
             except DamagedCheckpointError as error:
                 damages.append(str(error))
+                without_best = without_best or epoch
                 continue
-            if damages:
-                warnings.warn(
-                    f"{' '.join(damages)} The checkpoint of epoch {epoch} is used; what was learned in the "
-                    f"{epochs[-1] - epoch} epochs after it is lost{'' if best else ', and they are trained again'}.",
-                    CheckpointWarning,
-                    stacklevel=4,
-                )
-            return best_epoch if best and best_epoch else epoch
+            _warn_of(damages, f"what was learned in the {epochs[-1] - epoch} epochs after it is lost", epoch)
+            return epoch, best_epoch
+        if without_best:
+            _warn_of(damages, "the best epoch is lost, and the best of those to come takes its place", without_best)
+            return without_best, 0
         if damages:
             raise CheckpointError(f"{' '.join(damages)} None is left to use: start over with --resume=never.")
         return None
@@ -290,6 +299,12 @@ class Checkpoints:
                 "of this run, or start over with --resume=never."
             )
         return seal
+
+
+def _warn_of(damages: list[str], lost: str, epoch: int) -> None:
+    if damages:
+        told = " ".join(dict.fromkeys(damages))
+        warnings.warn(f"{told} The checkpoint of epoch {epoch} is used: {lost}.", CheckpointWarning, stacklevel=5)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

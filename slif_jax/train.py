@@ -228,7 +228,7 @@ def _advance(
 
 
 def _failure(losses: EpochLosses, epoch: int, folder: Workdir) -> str:
-    values = {name: float(value) for name, value in losses.at_failure.items()}
+    values = {name: float(losses.at_failure[name]) for name in (*LOSS_PARTS, *NORMS)}
     bad = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
     good = [f"{name} = {value:.4g}" for name, value in values.items() if np.isfinite(value)]
     return (

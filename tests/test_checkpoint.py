@@ -134,13 +134,33 @@ def test_numbers_changed_by_hand_are_noticed(tmp_path: Path):
         last(folder)
 
 
-def test_a_last_one_whose_best_is_damaged_is_passed_over(tmp_path: Path):
+def test_one_whose_best_is_whole_is_preferred(tmp_path: Path):
+    folder = saved(tmp_path / "c", {4: 4, 6: 4, 7: 7, 9: 7})
+    assert epochs(folder) == [7, 9]
+    folder = saved(tmp_path / "d", {4: 4, 6: 4, 9: 9})
+    flip_a_bit(largest(folder / "9"))
+    with pytest.warns(CheckpointWarning, match="epoch 6 is used"):
+        found = last(folder)
+    assert found is not None
+    assert found[1].best_epoch == 4
+
+
+def test_a_lost_best_epoch_is_named_and_training_goes_on(tmp_path: Path):
     folder = saved(tmp_path / "c", {4: 4, 6: 6, 9: 6})
     flip_a_bit(largest(folder / "6"))
-    with pytest.raises(CheckpointError, match=r"6/.*6/.*None is left.*--resume=never"), pytest.warns(CheckpointWarning):
+    with pytest.warns(CheckpointWarning, match=r"6/.*epoch 9 is used: the best epoch is lost"):
+        found = last(folder)
+    assert found is not None
+    assert found[0] == 9
+    assert (found[1].best_epoch, found[1].best_value) == (0, -1.0)
+
+
+def test_with_all_of_them_damaged_nothing_is_made_up(tmp_path: Path):
+    folder = saved(tmp_path / "c", {4: 4, 6: 6})
+    for epoch in (4, 6):
+        flip_a_bit(largest(folder / str(epoch)))
+    with pytest.raises(CheckpointError, match=r"6/.*4/.*None is left.*--resume=never"):
         last(folder)
-    folder = saved(tmp_path / "d", {4: 4, 6: 4, 9: 9, 12: 9})
-    assert epochs(folder) == [9, 12]
 
 
 def test_the_best_alone_is_restored_for_serving(tmp_path: Path):

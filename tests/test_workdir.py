@@ -1,6 +1,9 @@
 """The folder of a run: what is made, what is refused, and what survives a crash."""
 
+import errno
 import json
+import os
+import socket
 
 import pytest
 
@@ -172,3 +175,82 @@ def test_the_machine_is_described():
     assert described["devices"]
     assert described["cpu_count"] >= 1
     assert peak_memory_bytes() > 2**24
+
+
+def test_a_folder_in_use_is_refused_with_process_and_host(tmp_path):
+    with Workdir(tmp_path / "run").lock():
+        with (
+            pytest.raises(WorkdirError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}"),
+            Workdir(tmp_path / "run").lock(),
+        ):
+            pass
+        assert (tmp_path / "run" / "lock").is_file()
+        open_run(tmp_path / "run")
+    assert names(tmp_path / "run") == ["config.json", "environment.json"]
+    with Workdir(tmp_path / "run").lock():
+        pass
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+    (tmp_path / "lock").write_text('{"process": 1, "host": "elsewhere"}')  # nobody holds it
+    open_run(tmp_path)
+    with Workdir(tmp_path).lock():
+        assert json.loads((tmp_path / "lock").read_text()) == {"process": os.getpid(), "host": socket.gethostname()}
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        ("", True),
+        ("{", True),
+        ('{"process": 4194999, "host": "HERE"}', True),  # above Linux' largest number of a process
+        ('{"process": 1, "host": "HERE"}', False),
+        ('{"process": 4194999, "host": "elsewhere"}', False),
+    ],
+)
+def test_without_locks_of_the_file_system_the_file_tells(tmp_path, monkeypatch, text, free):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("slif_jax.workdir.fcntl.flock", no_locks)
+    (tmp_path / "lock").write_text(text.replace("HERE", socket.gethostname()))
+    if free:
+        with Workdir(tmp_path).lock():
+            pass
+        return
+    with pytest.raises(WorkdirError, match=r"in use by process.*remove .*lock"), Workdir(tmp_path).lock():
+        pass
+
+
+def test_a_lock_leaves_no_folder_where_nothing_was_written(tmp_path):
+    with Workdir(tmp_path / "run").lock():
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("left", ["lock", "config.json.partial"])
+def test_what_a_process_killed_at_its_start_left_is_no_file_of_a_stranger(tmp_path, left):
+    (tmp_path / left).write_text("")
+    open_run(tmp_path, Config(width=8))
+    assert Workdir(tmp_path).stored_config() == (Config(width=8), "abc")
+
+
+def test_a_run_killed_before_it_described_its_machine_does_so_later(tmp_path):
+    open_run(tmp_path)
+    (tmp_path / "environment.json").unlink()
+    open_run(tmp_path)
+    assert (tmp_path / "environment.json").is_file()
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    folder = Workdir(tmp_path)
+    folder.write_json("result.json", {"a": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("slif_jax.workdir.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write_json("result.json", {"a": 2})
+    assert folder.read_json("result.json") == {"a": 1}
+    assert names(tmp_path) == ["result.json"]

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -175,7 +177,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _add_array(digest, array: np.ndarray) -> None:
+def _add_array(digest: Any, array: np.ndarray) -> None:
     """Adds an array to a hash, in blocks and in little-endian order, so that the machine does not matter."""
     little = array.dtype.newbyteorder("<")
     digest.update(f"{little.str} {array.shape}".encode())
