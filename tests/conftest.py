@@ -3,8 +3,15 @@
 import os
 import tempfile
 
+from programs import QUICK_XLA
+
 # Before jax is imported: eight virtual devices, so that tests of sharding run anywhere.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK_XLA} {os.environ.get('XLA_FLAGS', '')}"
+# Several tests, also those in other processes, run the same program: it is compiled once per session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the process that starts the others, or the only one
+    _CACHE = tempfile.TemporaryDirectory(prefix="slif-jax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +21,6 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Several tests run the same program: it is compiled once per session.
-if "SLIF_TESTS_CACHE" not in os.environ:  # the process that starts the others, or the only one
-    _CACHE = tempfile.TemporaryDirectory(prefix="slif-jax-tests-", ignore_cleanup_errors=True)
-    os.environ["SLIF_TESTS_CACHE"] = _CACHE.name
-jax.config.update("jax_compilation_cache_dir", os.environ["SLIF_TESTS_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 SHARED_DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 

@@ -1,15 +1,14 @@
 """The programs, as users start them: bad input gets one line and status 2, good input gets results."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import ROOT, run_program
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
     "--dataset=synthetic:users=40,items=30,clusters=3",
     "--width=8",
@@ -22,16 +21,7 @@ QUICK = (
 
 
 def program(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *flags],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_program(["-m", f"experiments.{name}", *flags], XLA_FLAGS=None)
 
 
 def complaint(done: subprocess.CompletedProcess[str]) -> str:
@@ -168,7 +158,9 @@ def test_a_workdir_of_another_configuration_is_refused(finished: Path):
 
 
 def test_help_reads_well():
-    done = program("train", "--help")
+    """With a Python of its own, which imports all by itself."""
+    command = [sys.executable, "-m", "experiments.train", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert "--[no]self_loop" in done.stdout
     assert "Weight gamma" in done.stdout
 

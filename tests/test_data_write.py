@@ -2,20 +2,18 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from data_battery import FORMATS, quietly, shop
+from programs import run_program
 
 from slif_jax.config import Config
 from slif_jax.data import DataError, Dataset, Modality, load
 from slif_jax.data.write import LAYOUTS, write
 from slif_jax.graphs import build_graphs
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def assert_same(one: Dataset, other: Dataset) -> None:
@@ -90,8 +88,7 @@ def test_what_is_refused(tmp_path):
 
 
 def convert(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.convert", *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return run_program(["-m", "experiments.convert", *flags])
 
 
 def test_the_program(tmp_path):

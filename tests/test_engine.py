@@ -85,7 +85,8 @@ def some_epochs(variant: str, mesh: str) -> tuple[list[dict[str, float]], TrainS
         encoded = engine.encode(state)
         state = engine.feed_back(state, encoded)
         found = engine.evaluate(encoded, "valid")
-        losses.append({k: float(v) for k, v in epoch_losses.means.items()} | ({} if kept is None else {"kept": float(kept)}))
+        means = {name: float(value) for name, value in epoch_losses.means.items()}
+        losses.append(means if kept is None else means | {"kept": float(kept)})
     assert found is not None
     return losses, engine.get(state), found
 

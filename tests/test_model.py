@@ -1,6 +1,7 @@
 """The encoder: with everything off it is LightGCN, and every switch matters."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -23,13 +24,14 @@ def dataset() -> Dataset:
     return synthetic(num_users=40, num_items=30, num_clusters=3, mean_degree=6.0, seed=1)
 
 
-def encode(dataset: Dataset, config: Config, seed: int = 0) -> tuple[Encoded, dict]:
+@functools.cache
+def encode(dataset: Dataset, config: Config) -> tuple[Encoded, dict]:
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
     graph = correlation.rebuild(
         jax.random.normal(jax.random.key(7), (dataset.num_items, config.width)),
         num_neighbors=config.correlation_neighbors,
     )
-    params = model.init_params(jax.random.key(seed), graphs, graph)
+    params = model.init_params(jax.random.key(0), graphs, graph)
     return jax.jit(model.encode)(params, graphs, graph), params
 
 

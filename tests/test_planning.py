@@ -4,12 +4,11 @@ import dataclasses
 import itertools
 import json
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 from slif_jax import hlo, planning
 from slif_jax.config import Config
@@ -308,18 +307,9 @@ def test_a_clock_that_runs_twice_as_fast_halves_the_rates():
 
 def test_the_program_writes_a_plan(tmp_path: Path):
     target = tmp_path / "plan.json"
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.plan",
-        "--mesh=data:4",
-        "--accelerator=v5e",
-        "--users=100",
-        "--items=50",
-    ]
-    command += ["--edges=1000", "--modalities=16,8", f"--output={target}", "--batch_size=128", "--width=16"]
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, check=False)
+    flags = ["--mesh=data:4", "--accelerator=v5e", "--users=100", "--items=50", "--edges=1000", "--modalities=16,8"]
+    flags += [f"--output={target}", "--batch_size=128", "--width=16"]
+    done = run_program(["-m", "experiments.plan", *flags])
     assert done.returncode == 0, done.stderr
     assert "**It fits**" in done.stdout
     written = json.loads(target.read_text())

@@ -32,7 +32,7 @@ def test_bf16_is_used_and_stays_near_float32():
         epoch = make_epoch(model, make_optimizer(config))
         text = jax.jit(epoch).lower(state, graphs, data).as_text()
         assert ("bf16" in text) == (precision == "bf16")
-        found[precision] = users, items, float(jax.jit(epoch)(state, graphs, data)[1]["loss"])
+        found[precision] = users, items, float(jax.jit(epoch)(state, graphs, data)[1].means["loss"])
     scale = float(jnp.abs(found["float32"][1].collaborative).max())
     for one, other in zip(*(jax.tree.leaves(found[name][:2]) for name in found), strict=True):
         np.testing.assert_allclose(one, other, atol=0.05 * scale)

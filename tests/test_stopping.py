@@ -112,7 +112,6 @@ def wait_for_epochs(folder: Workdir, epochs: int, process: subprocess.Popen) -> 
 
 def start(workdir: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "experiments.train", *FLAGS, f"--workdir={workdir}", *more]
-    command.append(f"--compilation_cache_dir={os.environ['SLIF_TESTS_CACHE']}")
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 

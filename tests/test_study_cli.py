@@ -2,10 +2,12 @@
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from test_cli import complaint, program
+from programs import QUICK_XLA, run_program
+from test_cli import complaint
 
 QUICK = (
     "--dataset=synthetic:users=40,items=30,clusters=3",
@@ -16,6 +18,10 @@ QUICK = (
     "--progress=line",
     "--seeds=0,1",
 )
+
+
+def program(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return run_program(["-m", f"experiments.{name}", *flags], XLA_FLAGS=QUICK_XLA)
 
 
 @pytest.fixture(scope="module")

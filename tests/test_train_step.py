@@ -27,8 +27,10 @@ TINY = Config(
     consistency_batch=8,
     consistency_weight=0.1,
     correlation_start=1,
+    parameter_momentum=0.15,
     l2=1e-2,
 )
+WITHOUT = dataclasses.replace(TINY, consistency=False, parameter_momentum=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,12 @@ def _set_up_once(dataset: Dataset, config: Config) -> tuple:
 def set_up(dataset: Dataset, config: Config) -> tuple[SlifMr, Graphs, TrainState, train_step.TrainingData]:
     model, graphs, state, data = _set_up_once(dataset, config)
     return model, graphs, jax.tree.map(jnp.copy, state), data  # an epoch donates its state
+
+
+@functools.cache
+def epoch_of(dataset: Dataset, config: Config) -> jax.stages.Wrapped:
+    """Traced and compiled once for all tests."""
+    return train_step.make_run_epoch(set_up(dataset, config)[0], make_optimizer(config))
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
@@ -84,18 +92,16 @@ def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: D
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_every_part_of_the_loss_counts_and_can_be_turned_off(dataset: Dataset):
-    model, graphs, state, data = set_up(dataset, TINY)
-    run = train_step.make_run_epoch(model, make_optimizer(TINY))
-    _, losses = run(state, graphs, data)
+    _, graphs, state, data = set_up(dataset, TINY)
+    _, losses = epoch_of(dataset, TINY)(state, graphs, data)
     parts = losses.means
     assert set(parts) == {*train_step.LOSS_PARTS, *train_step.NORMS}
     assert all(value > 0 for value in parts.values())
     assert losses.failed_step == -1
     np.testing.assert_allclose(parts["loss"], sum(parts[name] for name in train_step.LOSS_PARTS[1:]), rtol=1e-5)
-    for change, name in (({"consistency": False}, "consistency"), ({"knowledge_graph": False}, "knowledge")):
-        config = dataclasses.replace(TINY, **change)
-        model, graphs, state, data = set_up(dataset, config)
-        _, losses = train_step.make_run_epoch(model, make_optimizer(config))(state, graphs, data)
+    for config, name in ((WITHOUT, "consistency"), (dataclasses.replace(TINY, knowledge_graph=False), "knowledge")):
+        _, graphs, state, data = set_up(dataset, config)
+        _, losses = epoch_of(dataset, config)(state, graphs, data)
         assert losses.means[name] == 0
 
 
@@ -148,8 +154,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
     model, graphs, state, data = set_up(dataset, TINY)
-    run = train_step.make_run_epoch(model, make_optimizer(TINY))
-    state, _ = run(state, graphs, data)
+    state, _ = epoch_of(dataset, TINY)(state, graphs, data)
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     state = train_step.feed_back(state, encoded, graphs, TINY)
     expected = np.where(np.asarray(graphs.warm)[:, None], encoded.final.items, 0.0)
@@ -164,18 +169,16 @@ def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_average_of_the_parameters_is_what_is_served(dataset: Dataset):
-    config = dataclasses.replace(TINY, parameter_momentum=0.15)
-    model, graphs, state, data = set_up(dataset, config)
-    run = train_step.make_run_epoch(model, make_optimizer(config))
+    _, graphs, state, data = set_up(dataset, TINY)
     now = expected = np.asarray(state.params["item_embedding"])
     for share in (0.0, 1 / 11, 0.15):  # the second epoch is still on the way to the momentum
-        state, _ = run(state, graphs, data)
+        state, _ = epoch_of(dataset, TINY)(state, graphs, data)
         now = np.asarray(state.params["item_embedding"])
         expected = share * expected + (1 - share) * now
         np.testing.assert_allclose(state.serving_params["item_embedding"], expected, rtol=1e-5, atol=1e-7)
     assert np.abs(expected - now).max() > 1e-5
-    model, graphs, state, data = set_up(dataset, dataclasses.replace(TINY, parameter_momentum=0.0))
-    state, _ = run(state, graphs, data)
+    _, graphs, state, data = set_up(dataset, WITHOUT)
+    state, _ = epoch_of(dataset, WITHOUT)(state, graphs, data)
     assert state.average is None
     assert state.serving_params is state.params
 
@@ -232,6 +235,7 @@ def test_accumulated_gradients_make_one_update_of_their_mean(dataset: Dataset):
     jax.tree.map(np.testing.assert_array_equal, first.params, state.params)
     second, _ = step(first, graphs, data, index[::-1])
 
+    @jax.jit
     def gradient(number: int, index: jax.Array):
         batch_rng, triple_rng = jax.random.split(jax.random.fold_in(state.rng, number))
         batch = sampling.sample_batch(

@@ -10,16 +10,17 @@ A host is a process with virtual CPU devices of its own; they meet on a free por
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from programs import QUICK_XLA, ROOT, Program
+
 WORKER = str(ROOT / "tests" / "multihost_worker.py")
 # Long, for machines that have much else to do; what hangs is ended by it.
 PATIENCE = 600.0
@@ -43,7 +44,7 @@ class Done(NamedTuple):
 class Processes:
     """The running processes, by their number."""
 
-    def __init__(self, running: list[subprocess.Popen[bytes]], outputs: list[Path]) -> None:
+    def __init__(self, running: list[Program], outputs: list[Path]) -> None:
         self.running, self._outputs = running, outputs
 
     def output(self, index: int) -> str:
@@ -106,10 +107,8 @@ def start_processes(
     """
     args = [script_or_args] if isinstance(script_or_args, str) else list(script_or_args)
     variables = dict(os.environ) | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each} {QUICK_XLA}",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
     }
     for name, value in (env or {}).items():
         variables.pop(name, None)
@@ -118,7 +117,7 @@ def start_processes(
     address = f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="slif-jax-hosts-", ignore_cleanup_errors=True) as folder:
         outputs: list[Path] = []
-        running: list[subprocess.Popen[bytes]] = []
+        running: list[Program] = []
         try:
             for index in range(num_processes) if start is None else start:
                 flags = [
@@ -127,16 +126,12 @@ def start_processes(
                     f"--process_id={index}",
                 ]
                 outputs.append(Path(folder) / f"{index}.txt")
-                with outputs[-1].open("wb") as file:
-                    command = [sys.executable, *args, *flags]
-                    running.append(
-                        subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT)
-                    )
+                running.append(Program([*args, *flags], variables, outputs[-1], outputs[-1]))
             yield Processes(running, outputs)
         finally:
             for process in running:
-                process.kill()
-                process.wait()
+                process.send_signal(signal.SIGKILL)
+                process.wait(PATIENCE)
 
 
 def free_port() -> int:
