@@ -1,7 +1,7 @@
 """Writes a model to take away: vectors with id tables, and a scorer that runs without slif_jax.
 
 python -m experiments.export --workdir=runs/ml-100k --output=exported
-python docs/examples/score.py exported 1 2
+python examples/score_export.py exported 1 2
 """
 
 from pathlib import Path

@@ -20,7 +20,7 @@ from slif_jax.graphs import build_graphs
 from slif_jax.model import Encoded, Vectors, Views, make_model
 from slif_jax.recommend import TrainedModel
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "score.py"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "score_export.py"
 NUM_USERS, NUM_ITEMS, WIDTH = 30, 25, 4
 # Runs the program named first with the other arguments, in a Python that has no slif_jax.
 ISOLATED = """

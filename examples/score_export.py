@@ -1,4 +1,4 @@
-"""The best items of users from an export, by jax and flatbuffers alone: python score.py FOLDER USER_ID ..."""
+"""The best items of users from an export, by jax and flatbuffers alone: python score_export.py FOLDER USER_ID ..."""
 
 import sys
 from pathlib import Path
