@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import bench_training as training
-from experiments import cli
+from experiments import cli, outputs
 from experiments.bench_ops import CASES, GRAPH_OPS, Call, Case, Work, looped_call, make_graph, topk
 from slif_jax.kernels import dispatch
 from slif_jax.workdir import peak_memory_bytes, replace_text
@@ -172,13 +172,11 @@ def _sized(case: Case) -> Case:
 
 def main() -> None:
     """Times, writes after every case, prints and draws."""
-    output = Path(_OUTPUT.value)
+    output = outputs.target(_OUTPUT.value)
     for name, given, known in (("cases", _CASES.value, CASES), ("ops", _OPS.value, OPS)):
         unknown = [word for word in given if word not in known]
         if unknown:
             raise ValueError(f"--{name} has no '{unknown[0]}'. There are: {', '.join(known)}.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"{output.parent} is no folder. Make it first, or name another --output.")
     limits = machine_limits()
     print(f"Copy {limits['bytes_per_second'] / 1e9:.1f} GB/s, product {limits['flops_per_second'] / 1e9:.0f} GFLOP/s.")
     rows: list[dict[str, Any]] = []

@@ -7,12 +7,11 @@ Takes the flags of training, so that what is checked is what would be trained. E
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, outputs
 from slif_jax import memory
 from slif_jax.data import audit, findings
 from slif_jax.prepare import load_dataset
@@ -28,6 +27,7 @@ def main() -> int:
       The exit status.
     """
     config = cli.config_from_flags()
+    file = None if _JSON.value is None else outputs.target(_JSON.value, "json")
     with findings.collect() as notes:
         dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
     sections, seen = audit.describe(dataset)
@@ -49,8 +49,8 @@ def main() -> int:
         "free_bytes": memory.free_bytes(),
     }
     print(_text(report))
-    if _JSON.value is not None:
-        replace_text(Path(_JSON.value), json.dumps(report, indent=2) + "\n")
+    if file is not None:
+        replace_text(file, json.dumps(report, indent=2) + "\n")
     return int(any(level == "warning" for level, *_ in found))
 
 

@@ -7,14 +7,13 @@ python -m experiments.evaluate --workdir=runs/ml-100k --protocol=kgat --rules=ma
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from experiments import cli
-from slif_jax import ops
+from experiments import cli, outputs
+from slif_jax import lists, ops
 from slif_jax.baselines import BASELINES
 from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.data import Dataset
@@ -46,6 +45,7 @@ def main() -> None:
     """Prints one line per protocol."""
     cli.set_up_jax()
     protocols = _protocols()
+    output = None if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
     workdir, baseline = _WORKDIR.value, _BASELINE.value
     if (workdir is None) == (baseline is None):
         raise ValueError("Name either a finished run with --workdir, or a --baseline with --dataset.")
@@ -59,13 +59,15 @@ def main() -> None:
             about = {"scorer": baseline, "config": config.to_dict()}
             vectors = BASELINES[baseline](dataset)
             results = [_measure(vectors, dataset, config, protocol, about) for protocol in protocols]
-    if _OUTPUT.value is not None:
-        replace_text(Path(_OUTPUT.value), json.dumps(results, indent=2) + "\n")
+    if output is not None:
+        replace_text(output, json.dumps(results, indent=2) + "\n")
     print(_table(results))
 
 
 def _protocols() -> list[Protocol]:
     names = list(PROTOCOLS) if _PROTOCOL.value == ["all"] else _PROTOCOL.value
+    if not names:
+        raise ValueError(f"--protocol is empty: name 'all', or some of {', '.join(PROTOCOLS)}.")
     changes: dict[str, str] = {}
     for rule in _RULES.value:
         field, _, value = rule.partition("=")
@@ -83,6 +85,8 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
     result = folder.read_json("result.json")
     if result is None:
         raise WorkdirError(f"{folder.path} holds no result.json of a finished run. Train first: experiments.train.")
+    if not _has(result, "best_epoch", "protocol", "data_fingerprint"):
+        raise WorkdirError(f"{folder.path / 'result.json'} is damaged: train this run again, with --resume=never.")
     for name in _DATA_FLAGS:
         if flags.FLAGS[name].present:
             raise ValueError(f"--{name} has no effect on a run: {folder.path} has its own settings. Leave it out.")
@@ -98,7 +102,8 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
         }
         is_preset = not protocol.changes()
         found = folder.read_json(file) if is_preset else None
-        if found is not None and all(found.get(key) == value for key, value in expected.items()):
+        known = _has(found, *expected, "dataset", "protocol", "split_fingerprint", "test", "test_users")
+        if found is not None and known and all(found[key] == value for key, value in expected.items()):
             results.append(found)
             continue
         if trained is None:
@@ -108,6 +113,11 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
             folder.write_json(file, found)
         results.append(found)
     return results
+
+
+def _has(found: Any, *names: str) -> bool:
+    """Whether a file held an object with these fields."""
+    return isinstance(found, dict) and set(names) <= found.keys()
 
 
 def _measure(
@@ -127,14 +137,10 @@ def _measure(
 
 
 def _listed_items(dataset: Dataset) -> np.ndarray:
-    if _CANDIDATES.value is None:
+    names = outputs.read_names(_CANDIDATES.name)
+    if names is None:
         raise ValueError("candidates=listed needs --candidates=FILE with one original item id per line.")
-    lines = Path(_CANDIDATES.value).read_text(encoding="utf-8").splitlines()
-    index = {name: number for number, name in enumerate(dataset.item_ids.tolist())}
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and line.strip() not in index:
-            raise ValueError(f"{_CANDIDATES.value}, line {number}: {dataset.name} has no item '{line.strip()}'.")
-    return np.array([index[line.strip()] for line in lines if line.strip()], np.int64)
+    return lists.positions(dataset.item_ids, names, what="item", place=dataset.name)
 
 
 def _digits(value: float | None) -> str:

@@ -15,14 +15,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli
+from experiments import cli, outputs
 from slif_jax import data, memory
 from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.graphs import build_graphs
@@ -85,14 +84,14 @@ def main() -> int:
         return 0
     if not (_USERS.value and _ITEMS.value and _EDGES.value):
         raise ValueError("--users, --items and --edges are needed: the sizes of the data to plan for.")
+    output = None if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
     made = plan(_sizes(), config, parse_mesh(_MESH.value), _device(), variant=_variant())
     text = plan_text(made, config)
     print(text)
-    if _OUTPUT.value is not None:
-        path = Path(_OUTPUT.value)
-        if path.suffix == ".json":
+    if output is not None:
+        if output.suffix == ".json":
             text = json.dumps(made.to_dict() | {"config": config.to_dict()}, indent=2)
-        replace_text(path, text + "\n")
+        replace_text(output, text + "\n")
     return 0 if made.fits else 1
 
 

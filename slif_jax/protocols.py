@@ -14,6 +14,7 @@ IDEALS = ("reachable", "found")
 TIES = ("lower", "higher")
 COLD_USERS = ("apart", "drop", "count")
 SELECTION_PARTS = ("valid", "test")
+_MOST_DIGITS = 15  # a double has no more
 # Rules that pick an epoch; the others say how it is measured.
 SELECTION_RULES = ("ties_improve", "patience", "eval_every", "select_part", "select_on")
 
@@ -76,6 +77,8 @@ class Protocol:
         for field in ("list_length", "patience", "eval_every"):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1: got {getattr(self, field)}.")
+        if self.round_digits is not None and not 0 <= self.round_digits <= _MOST_DIGITS:
+            raise ValueError(f"`round_digits` must be from 0 to {_MOST_DIGITS}, or none: got {self.round_digits}.")
 
     def changes(self) -> dict[str, Any]:
         """The rules that differ from the preset of this name; all of them where there is no such preset."""

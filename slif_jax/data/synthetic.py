@@ -7,6 +7,7 @@ helps, and a model that ignores one can be told from a model that uses it.
 
 import difflib
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from slif_jax.data.dataset import Dataset, Modality, numbers, sorted_keys, sorte
 from slif_jax.data.errors import DataError
 
 _MIN_DEGREE = 3
+_MOST = 2**31 - 2  # ids are int32
+_MOST_WIDTH = 2**16
 _DEGREE_TAIL = 1.5  # P(a user has more than n interactions) falls as n ** -1.5
 _POPULARITY_TAIL = 0.8  # the item of popularity rank r is drawn with weight (r + 5) ** -0.8
 _LINKS_PER_ITEM = 4
@@ -71,8 +74,12 @@ def synthetic(
     if num_entities is None:
         num_entities = num_items + num_items // 2 if num_relations else num_items
     _check(num_entities >= num_items, "num_entities", f"at least num_items={num_items}", num_entities)
+    sizes = {"users": num_users, "items": num_items, "entities": num_entities, "relations": num_relations}
+    for name, size in sizes.items():
+        _check(size <= _MOST, f"num_{name}", f"at most {_MOST}", size)
     for name, width in modalities.items():
         _check(width >= 1, f"the width of modality '{name}'", "at least 1", width)
+        _check(width <= _MOST_WIDTH, f"the width of modality '{name}'", f"at most {_MOST_WIDTH}", width)
 
     rng = np.random.default_rng([seed, 0])
     clusters = rng.permutation(np.arange(num_items) % num_clusters)
@@ -143,7 +150,10 @@ def _parse(name: str, text: str) -> Any:
     try:
         if name == "modalities":
             pairs = [] if text == "none" else [part.split(":") for part in text.split("+")]
-            return {modality: int(width) for modality, width in pairs}
+            widths = {modality: int(width) for modality, width in pairs}
+            if len(widths) < len(pairs) or not all(re.fullmatch(r"\w[\w.-]*", modality) for modality in widths):
+                raise ValueError("a name twice, or one that is no word")
+            return widths
         return kind(text)
     except ValueError:
         words = {float: "a number", int: "an integer"}[kind]
