@@ -1,12 +1,14 @@
 # make train   makes .venv, installs, fetches MovieLens-100K, trains, evaluates, recommends
 # make test    the same environment; linters, types, the wheel, all tests
+# make docs    the API reference, from the docstrings, into build/api/
 # make fuzz    5,000 damaged data sets for each reader
+# make soak    30 runs killed at any moment, 500 epochs watched for growth; prints what was tried and what was lost
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL_HELP := "Installing failed: pip could not get or build what is named above. Check the network and the package index (pip config list), then run make again."
 
-.PHONY: train test lint types fuzz bench clean
+.PHONY: train test lint types docs fuzz soak bench clean
 
 train: $(VENV)/.installed
 	$(PY) -m experiments.train --flagfile=experiments/presets/ml-100k.flags
@@ -22,8 +24,14 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(PY) -m pyright --pythonpath $(PY)
 
+docs: $(VENV)/.installed-test
+	$(PY) -W error::UserWarning -m pdoc --docformat google --output-directory build/api slif_jax
+
 fuzz: $(VENV)/.installed-test
 	$(PY) -m pytest -m fuzz -n auto
+
+soak: $(VENV)/.installed-test
+	$(PY) -m pytest -m soak
 
 bench: $(VENV)/.installed
 	$(PY) -m experiments.bench --output=bench.json

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shlex
 import sys
@@ -245,7 +246,7 @@ def run(main: Callable[[], int | None]) -> None:
         except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
             if not _is_for_users(error):
                 raise
-            return complain(str(error))
+            return complain(str(error) + _remedy(error))
         except KeyboardInterrupt:
             print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
             sys.stdout.flush()
@@ -271,6 +272,12 @@ def _is_for_users(error: Exception) -> bool:
     if isinstance(error, DataError | WorkdirError | OSError | FloatingPointError):
         return True
     return isinstance(error, ValueError | ModuleNotFoundError) and _is_ours(error)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ". What was written before is intact: free space, and the same command goes on."
+    return ""
 
 
 def _is_ours(error: BaseException) -> bool:

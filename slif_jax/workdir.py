@@ -190,14 +190,23 @@ class Workdir:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The epochs in `metrics.jsonl`; a last line that a crash cut short is left out."""
+        """The epochs in `metrics.jsonl`; a last line that a crash cut short is left out.
+
+        Raises:
+          WorkdirError: if another line is no JSON object.
+        """
         path = self.path / "metrics.jsonl"
-        rows = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
-                break
+                row = None
+            if isinstance(row, dict) and "epoch" in row:
+                rows.append(row)
+            elif number < len(lines):
+                raise WorkdirError(f"{path}, line {number}: not an epoch. Remove the line; it is for plots alone.")
         return rows
 
     def keep_metrics(self, epochs: int) -> None:

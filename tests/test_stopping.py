@@ -115,6 +115,7 @@ def start(workdir: Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_training_saves_and_goes_on_to_the_same_numbers(tmp_path: Path):
     folder, metrics, done = Workdir(tmp_path / "run"), tmp_path / "run" / "metrics.jsonl", 0
     for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):

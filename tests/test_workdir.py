@@ -147,6 +147,13 @@ def test_metrics_come_back_in_order_without_a_line_that_was_cut_short(tmp_path):
     assert folder.read_metrics() == rows[:2]
 
 
+@pytest.mark.parametrize("line", ["{", "[1]", "\x00\xff", '{"loss": 1}'])
+def test_a_spoilt_line_among_the_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n')
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl, line 2: not an epoch"):
+        Workdir(tmp_path).read_metrics()
+
+
 def test_epochs_that_are_run_again_are_dropped(tmp_path):
     folder = Workdir(tmp_path)
     for epoch in (1, 2, 3):
