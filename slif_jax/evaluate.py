@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Int8
 from slif_jax import ops
 from slif_jax.config import Config
 from slif_jax.data import Dataset
+from slif_jax.data.checks import fitting
 from slif_jax.kernels.topk.reference import best
 from slif_jax.metrics import metric_names, ranking_metrics
 from slif_jax.model import Vectors
@@ -160,10 +161,12 @@ def ranking_task(
       `RankingTask`, its arrays on the default device.
 
     Raises:
-      ValueError: on another split, or if candidates are given to a protocol that does not list them, or are missing.
+      ValueError: on another split, or if candidates are given to a protocol that does not list them, or are missing or
+        no items, or the data break a rule of `Dataset`.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}: got '{split}'.")
+    fitting(dataset)
     protocol = config.rules() if protocol is None else protocol
     history = np.bincount(dataset.train[:, 0], minlength=dataset.num_users)
     is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
@@ -227,6 +230,8 @@ def _candidate_order(
         return None
     if listed is not None:
         order = np.unique(listed)
+        if order.dtype.kind not in "iu" and len(order):
+            raise ValueError(f"`candidates` must be item ids, which are integers: got dtype {order.dtype}.")
         if not len(order) or order[0] < 0 or order[-1] >= dataset.num_items:
             got = f"{order[0]} to {order[-1]}" if len(order) else "none"
             raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {got}.")
@@ -275,16 +280,30 @@ def evaluate_vectors(vectors: Vectors, task: RankingTask) -> Evaluation:
     """Ranks the candidates for every user of a task.
 
     Args:
-      vectors: final vectors.
+      vectors: final vectors. A score that is NaN or -inf is never listed.
       task: from `ranking_task`.
 
     Returns:
       `Evaluation`.
+
+    Raises:
+      ValueError: if the vectors are not those of the task's data.
     """
+    _check_vectors(vectors, task)
     starts = range(0, task.arrays.users.shape[0], task.block)
     width = list_width(task)
     parts = [rank_block(vectors, task.arrays, np.int32(i), width=width, block=task.block) for i in starts]
     return evaluation_of(task, np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)]))
+
+
+def _check_vectors(vectors: Vectors, task: RankingTask) -> None:
+    users, items = vectors.users.shape, vectors.items.shape
+    needed, num_items = int(task.users.max(initial=-1)) + 1, task.arrays.is_cold.shape[0]
+    if len(users) != 2 or len(items) != 2 or users[1] != items[1] or users[0] < needed or items[0] != num_items:
+        raise ValueError(
+            f"`vectors` must have a row per user ({needed} or more) and per item ({num_items}), all equally wide: got "
+            f"shapes {users} and {items}. Do vectors and task come from the same data?"
+        )
 
 
 def evaluate_scores(
@@ -352,8 +371,8 @@ def _rank_scores(scores: Array, arrays: TaskArrays, start: Array, *, width: int)
 
 
 def list_width(task: RankingTask) -> int:
-    """How long the lists K* are that a task's metrics need."""
-    return max(task.protocol.list_length, *task.topk)
+    """How long the lists K* are that a task's metrics need: there are never more ranks than items."""
+    return min(max(task.protocol.list_length, *task.topk), task.arrays.is_cold.shape[0])
 
 
 def evaluation_of(task: RankingTask, hits: np.ndarray) -> Evaluation:

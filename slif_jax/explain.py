@@ -168,11 +168,13 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
       `Explanation`. Everything in it is read off the model: nothing is fitted to explain it.
 
     Raises:
-      ValueError: if the user or the item is not of the data.
+      ValueError: if the user or the item is not of the data, or a number is negative.
     """
     for name, index, count in (("user", user, len(evidence.users)), ("item", item, len(evidence.items))):
         if not 0 <= index < count:
             raise ValueError(f"`{name}` must be in [0, {count}): got {index}.")
+    if num_liked < 0 or num_triples < 0:
+        raise ValueError(f"`num_liked` and `num_triples` must not be negative: got {num_liked} and {num_triples}.")
     scores = evidence.items @ evidence.users[user]
     unseen = np.ones(len(scores), np.bool_)
     unseen[_row(evidence.known, user)] = False

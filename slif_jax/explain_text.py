@@ -68,7 +68,7 @@ def as_text(explanation: Explanation, dataset: Dataset) -> str:
       dataset: its data.
 
     Returns:
-      Lines, the last one with a line end.
+      Lines, the last one with a line end. What would steer a terminal, or begin a line, is shown as '?'.
     """
     place = "The user has seen it"
     if explanation.rank is not None:
@@ -84,7 +84,7 @@ def as_text(explanation: Explanation, dataset: Dataset) -> str:
         lines.append(f"  {view.score:8.3f}  {view.name}{weights}")
     lines += _liked_lines(explanation, dataset)
     lines += _triple_lines(explanation, dataset)
-    return "\n".join(lines) + "\n"
+    return "".join("".join(letter if letter.isprintable() else "?" for letter in line) + "\n" for line in lines)
 
 
 def _liked_lines(explanation: Explanation, dataset: Dataset) -> list[str]:

@@ -18,8 +18,11 @@ from slif_jax.cold_items import ColdItems, find_cold_items
 from slif_jax.collectives import Axis, gather_rows, num_shards, shard_index
 from slif_jax.config import Config
 from slif_jax.data import Dataset, filled
+from slif_jax.data.checks import fitting
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
 from slif_jax.losses import normalise_rows
+
+_LEAST_DEGREE = 1e-24
 
 
 class ItemFeatures(NamedTuple):
@@ -73,7 +76,8 @@ def symmetric_normalise(
 ) -> Float[Array, " e"]:
     """Weights divided by the square roots of both ends' degrees.
 
-    The degree of a node is the weight it receives. A node that receives nothing keeps weight 0 on its edges.
+    The degree of a node is the weight it receives. A node that receives nothing, or less than 1e-24, whose derivative
+    would be infinite, keeps weight 0 on its edges.
 
     Args:
       senders: `[E]` node ids.
@@ -88,7 +92,7 @@ def symmetric_normalise(
     Reference: Kipf and Welling, ICLR 2017, eq. (2), without self-edges.
     """
     degree = jax.ops.segment_sum(weight, receivers, num_nodes)
-    some = degree > 0
+    some = degree > _LEAST_DEGREE
     scale = jnp.where(some, jax.lax.rsqrt(jnp.where(some, degree, 1.0)), 0.0)
     return weight * scale[receivers] * gather_rows(scale, axis)[senders]
 
@@ -104,9 +108,9 @@ def build_graphs(dataset: Dataset, config: Config) -> Graphs:
       `Graphs` on the default device.
 
     Raises:
-      ValueError: if `config.modalities` names one that the data do not have.
+      ValueError: if `config.modalities` names one that the data do not have, or the data break a rule of `Dataset`.
     """
-    users, items = dataset.train[:, 0], dataset.train[:, 1]
+    users, items = fitting(dataset).train.T
     user_degree = np.bincount(users, minlength=dataset.num_users)
     item_degree = np.bincount(items, minlength=dataset.num_items)
     weight = (1.0 / np.sqrt(user_degree[users] * item_degree[items].astype(np.float64))).astype(np.float32)

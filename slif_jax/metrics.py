@@ -28,12 +28,21 @@ def ranking_metrics(
       denominator of MAP is min(|R|, K), MRR is 1 / rank of the first hit within K.
 
     Raises:
-      ValueError: on another ideal.
+      ValueError: on another ideal, a cut-off below 1, or arrays that do not fit.
 
     Reference: docs/protocols.md.
     """
     if ideal not in ("reachable", "found"):
         raise ValueError(f"`ideal` must be one of reachable, found: got '{ideal}'.")
+    if not topk or min(topk) < 1:
+        raise ValueError(f"`topk` must be cut-offs of at least 1: got {topk}.")
+    if hits.ndim != 2 or hits.dtype != np.bool_ or num_relevant.shape != hits.shape[:1]:
+        raise ValueError(
+            f"`hits` must be bool with a row per entry of `num_relevant`: got {hits.dtype} of shape {hits.shape}, "
+            f"{num_relevant.shape}."
+        )
+    if num_relevant.dtype.kind not in "iu" or num_relevant.min(initial=0) < 0:
+        raise ValueError(f"`num_relevant` must be counts, integers from 0: got {num_relevant.dtype}.")
     n, width = hits.shape
     gain = hits.astype(np.float64)
     rank = np.arange(1, width + 1, dtype=np.float64)
@@ -42,8 +51,9 @@ def ranking_metrics(
     precision_sums = np.cumsum(gain * hit_counts / rank, axis=1)
     first = np.argmax(hits, axis=1) + 1 if width else np.ones(n, np.int64)
     reciprocal = np.where(hits.any(axis=1), 1.0 / first, 0.0)
-    ideal_dcg = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, max(topk) + 2)))])
     ideal_hits = num_relevant if ideal == "reachable" else hits.sum(axis=1)
+    most = min(max(topk), int(ideal_hits.max(initial=0)))
+    ideal_dcg = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, most + 2)))])
 
     columns: dict[str, list[np.ndarray]] = {name: [] for name in METRIC_NAMES}
     for k in topk:

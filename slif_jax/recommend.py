@@ -132,10 +132,13 @@ def top_n(
       `Recommendations` for at most `block` users.
 
     Raises:
-      ValueError: if `users` or `candidates` are not distinct and ascending, or not of the data.
+      ValueError: if `users` or `candidates` are not distinct and ascending, or not of the data, `seen` holds other
+        pairs, or `n` or `block` is below 1.
     """
+    if n < 1 or block < 1:
+        raise ValueError(f"`n` and `block` must be at least 1: got {n} and {block}.")
     users = _ascending("users", users, dataset.num_users)
-    seen, vectors = known_items(dataset) if seen is None else seen, encoded.final.items
+    seen, vectors = known_items(dataset) if seen is None else _pairs(seen, dataset), encoded.final.items
     if candidates is not None:
         candidates = _ascending("candidates", candidates, dataset.num_items)
         seen, vectors = among_candidates(seen, candidates, dataset.num_items), vectors[candidates]
@@ -156,9 +159,21 @@ def top_n(
 
 def _ascending(name: str, ids: np.ndarray, count: int) -> np.ndarray:
     ids = np.asarray(ids)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ValueError(f"`{name}` must be a vector of integers: got {ids.dtype} of shape {ids.shape}.")
+    ids = ids.astype(np.int64)
     if np.any(np.diff(ids) <= 0) or np.any(ids < 0) or np.any(ids >= count):
         raise ValueError(f"`{name}` must be distinct, ascending and in [0, {count}).")
     return ids
+
+
+def _pairs(pairs: np.ndarray, dataset: Dataset) -> np.ndarray:
+    pairs, sizes = np.asarray(pairs), (dataset.num_users, dataset.num_items)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or (pairs.size and pairs.dtype.kind not in "iu"):
+        raise ValueError(f"`seen` must be [n, 2] integers, user and item: got {pairs.dtype} of shape {pairs.shape}.")
+    if np.any((pairs < 0) | (pairs >= sizes)):
+        raise ValueError(f"`seen` must hold users in [0, {sizes[0]}) and items in [0, {sizes[1]}).")
+    return pairs.astype(np.int64)
 
 
 def columns(dataset: Dataset) -> Columns:

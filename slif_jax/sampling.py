@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from slif_jax.data import Dataset
+from slif_jax.data.checks import validated
 from slif_jax.rows import upper_bound
 
 
@@ -56,8 +57,11 @@ def interactions_for_sampling(dataset: Dataset) -> Interactions:
 
     Returns:
       `Interactions` on the default device.
+
+    Raises:
+      DataError: if the data break a rule of `Dataset`, such as that of the order.
     """
-    users, items = dataset.train[:, 0], dataset.train[:, 1]
+    users, items = validated(dataset).train.T
     indptr = np.zeros(dataset.num_users + 1, np.int32)
     np.cumsum(np.bincount(users, minlength=dataset.num_users), out=indptr[1:])
     position = np.arange(len(users), dtype=np.int32) - indptr[users]

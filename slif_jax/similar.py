@@ -44,7 +44,11 @@ def by_vectors(
 
     Yields:
       `Neighbors` with positive cosines; a zero vector is near to nothing.
+
+    Raises:
+      ValueError: if an item is not among the vectors, or `n` or `block` is below 1.
     """
+    items = _checked(items, vectors.shape[0], n, block)
     unit, n = _unit(vectors), min(n, vectors.shape[0])
     block = min(block, max(len(items), 1))
     for start in range(0, len(items), block):
@@ -69,9 +73,10 @@ def by_correlation(
       `Neighbors`; equal weights stand in the order of the items.
 
     Raises:
-      ValueError: if the graph has no edge: it was never rebuilt.
+      ValueError: if the graph has no edge: it was never rebuilt; or as `by_vectors`.
     """
     ids, weights = edge_lists(correlation)
+    items = _checked(items, len(ids), n, block)
     if not (weights > 0).any():
         raise ValueError(
             "The correlation graph is empty: this model was trained without the self-loop, or its best epoch came "
@@ -83,6 +88,15 @@ def by_correlation(
         yield _positive(
             part, np.take_along_axis(ids[part], order, axis=1), np.take_along_axis(weights[part], order, axis=1)
         )
+
+
+def _checked(items: np.ndarray, num_items: int, n: int, block: int) -> np.ndarray:
+    items = np.asarray(items)
+    if items.ndim != 1 or (items.dtype.kind not in "iu" and items.size) or np.any((items < 0) | (items >= num_items)):
+        raise ValueError(f"`items` must be a vector of integers in [0, {num_items}).")
+    if n < 1 or block < 1:
+        raise ValueError(f"`n` and `block` must be at least 1: got {n} and {block}.")
+    return items.astype(np.int64)
 
 
 def edge_lists(correlation: jraph.GraphsTuple) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,15 @@ from slif_jax.kernels import dispatch
 from slif_jax.kernels.layout.ell import EllBlock, build_ell
 from slif_jax.kernels.layout.types import Edges, Layout, edges_of, layout_of
 
+_MAX_INT32 = 2**31 - 1
+
 
 def _check_indices(name: str, values: ArrayLike, limit: int) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
         raise ValueError(f"`{name}` must be a vector of integers: got shape {array.shape}, dtype {array.dtype}.")
+    if not array.size:
+        return np.zeros(0, np.int64)  # of whatever type
     bad = np.flatnonzero((array < 0) | (array >= limit))
     if len(bad):
         raise ValueError(
@@ -28,13 +32,40 @@ def _check_indices(name: str, values: ArrayLike, limit: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _check_edges(name: str, values: ArrayLike | None, num_edges: int, dtype: type) -> np.ndarray | None:
+def _check_edges(name: str, values: ArrayLike | None, num_edges: int) -> np.ndarray | None:
     if values is None:
         return None
     array = np.asarray(values)
     if array.shape != (num_edges,):
         raise ValueError(f"`{name}` must have one entry per edge: got shape {array.shape} for {num_edges} edges.")
-    return array.astype(dtype)
+    return array
+
+
+def _check_weights(values: ArrayLike | None, num_edges: int) -> np.ndarray | None:
+    array = _check_edges("weight", values, num_edges)
+    if array is None:
+        return None
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "biu"):
+        raise ValueError(f"`weight` must be real numbers: got dtype {array.dtype}.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = array.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise ValueError(f"`weight` must be finite in float32: got {array[bad[0]]} at position {bad[0]}.")
+    return weights
+
+
+def _check_relations(values: ArrayLike | None, num_edges: int) -> np.ndarray | None:
+    array = _check_edges("relation", values, num_edges)
+    if array is None or not num_edges:
+        return None if array is None else np.zeros(0, np.int32)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"`relation` must be integers: got dtype {array.dtype}.")
+    bad = np.flatnonzero((array < 0) | (array > _MAX_INT32))
+    if len(bad):
+        rule = "must not be negative" if array[bad[0]] < 0 else "must fit in int32"
+        raise ValueError(f"`relation` {rule}: got {array[bad[0]]} at position {bad[0]}.")
+    return array.astype(np.int32)
 
 
 def _compress(ids: np.ndarray, count: int) -> np.ndarray:
@@ -73,7 +104,8 @@ def build_graph(
       `globals=Layout(...)`, `n_node=[num_receivers]`, `n_edge=[E]`, `nodes=None`.
 
     Raises:
-      ValueError: if an index is out of range, lengths differ or the graph has 2**31 edges or more.
+      ValueError: if an index is out of range, a weight is no finite number, lengths differ or the graph has 2**31 edges
+        or more.
     """
     if num_senders < 0 or num_receivers < 0:
         raise ValueError(f"Table sizes must not be negative: got num_senders={num_senders}, {num_receivers=}.")
@@ -84,12 +116,8 @@ def build_graph(
         raise ValueError(f"`senders` and `receivers` must be equally long: got {num_edges} and {len(to_ids)}.")
     if max(num_edges, num_senders, num_receivers) >= 2**31 - 1:
         raise ValueError("A graph's edges and nodes are counted in int32: split it into parts of fewer than 2**31.")
-    weights = _check_edges("weight", weight, num_edges, np.float32)
-    relations = _check_edges("relation", relation, num_edges, np.int32)
-    if relations is not None and num_edges and relations.min() < 0:
-        raise ValueError(
-            f"`relation` must not be negative: got {relations.min()} at position {int(relations.argmin())}."
-        )
+    weights = _check_weights(weight, num_edges)
+    relations = _check_relations(relation, num_edges)
 
     order = np.argsort(to_ids * max(num_senders, 1) + from_ids, kind="stable")
     from_ids, to_ids = from_ids[order], to_ids[order]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int32
 
 from slif_jax.kernels.layout.ell import EllBlock
@@ -102,10 +103,19 @@ def fixed_degree_graph(
 
     Returns:
       A graph of I receivers and I * k edges with its layout, made by one sort.
+
+    Raises:
+      ValueError: if shapes do not fit, or, outside jit, a neighbour is no sender.
     """
+    if neighbors.ndim != 2 or weights.shape != neighbors.shape:
+        raise ValueError(f"`neighbors` and `weights` must be equal matrices: got {neighbors.shape}, {weights.shape}.")
+    if neighbors.dtype.kind != "i":
+        raise ValueError(f"`neighbors` must be signed integers, -1 for none: got dtype {neighbors.dtype}.")
     num_receivers, degree = neighbors.shape
     if num_receivers and degree and num_senders < 1:
         raise ValueError(f"`num_senders` must be positive for a graph with edges: got {num_senders}.")
+    if num_receivers and degree and not isinstance(neighbors, Tracer) and neighbors.max() >= num_senders:
+        raise ValueError(f"`neighbors` must be below `num_senders`={num_senders}: got {neighbors.max()}.")
     rows = jnp.broadcast_to(jnp.arange(num_receivers, dtype=jnp.int32)[:, None], neighbors.shape)
     missing = neighbors < 0
     own = jnp.minimum(rows, jnp.int32(max(num_senders - 1, 0)))

@@ -57,7 +57,9 @@ def _exclude(scores: Array, exclusions: Exclusions, first: Array) -> Array:
     if indices.shape[0] == 0:
         return scores
     last = jnp.minimum(first + jnp.int32(scores.shape[0]), jnp.int32(num_rows))
-    start, stop = indptr[jnp.minimum(first, jnp.int32(num_rows))], indptr[last]
+    # Bounds that are wrong must not make the loop below endless.
+    start = jnp.maximum(indptr[jnp.minimum(first, jnp.int32(num_rows))], jnp.int32(0))
+    stop = jnp.minimum(indptr[last], jnp.int32(indices.shape[0]))
 
     def more(carry: tuple[Array, Array]) -> Array:
         return carry[0] < stop

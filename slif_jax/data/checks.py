@@ -12,6 +12,7 @@ from slif_jax.data.errors import DataError
 Locate = Callable[[str, object], str]
 
 _BLOCK_VALUES = 1 << 23
+_MARK = "_is_valid"
 
 
 def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
@@ -37,6 +38,24 @@ def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
     _check_triples(dataset, locate)
     for name, modality in dataset.features.items():
         _check_modality(name, modality, dataset.num_items, locate)
+    object.__setattr__(dataset, _MARK, True)
+    return dataset
+
+
+def validated(dataset: Dataset) -> Dataset:
+    """`validate` for a data set that may have been made by hand; one that was checked before is not checked again."""
+    return dataset if getattr(dataset, _MARK, False) else validate(dataset)
+
+
+def fitting(dataset: Dataset) -> Dataset:
+    """As `validated`, for what needs no order: types, shapes and ranges alone. There may be repeats, or no rows."""
+    if not getattr(dataset, _MARK, False):
+        _check_counts(dataset)
+        for name, part in dataset.splits.items():
+            _check_ids(part, (dataset.num_users, dataset.num_items), ("user", "item"), name, _no_file)
+        _check_triples(dataset, _no_file)
+        for name, modality in dataset.features.items():
+            _check_modality(name, modality, dataset.num_items, _no_file)
     return dataset
 
 

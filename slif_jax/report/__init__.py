@@ -21,9 +21,19 @@ def report(workdir: str | Path, *, data_dir: str | None = None, num_users: int =
       HTML.
 
     Raises:
-      WorkdirError: if the folder holds neither, or it is not finished.
+      WorkdirError: if the folder holds neither, it is not finished, or its files are damaged.
     """
     folder = Workdir(workdir)
+    try:
+        return _page(folder, data_dir, num_users)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # numbers or parts that are not there
+        what = f"{type(error).__name__}: {error}"
+        raise WorkdirError(
+            f"{folder.path}: a .json file in it is damaged, or of another version ({what}). Run its command again."
+        ) from error
+
+
+def _page(folder: Workdir, data_dir: str | None, num_users: int) -> str:
     study = folder.read_json("study.json")
     if study is not None:
         if not study["done"]:

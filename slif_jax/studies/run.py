@@ -121,6 +121,8 @@ def _claim_study(folder: Workdir, kind: str, arms: dict[str, dict[str, Any]], ti
             raise WorkdirError(f"{folder.path} holds files, but no study.json. Name an empty --workdir for the study.")
         folder.write_json("study.json", {"kind": kind, "title": title, "done": False, "settings": arms})
         return
+    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict) or "kind" not in stored:
+        raise WorkdirError(f"{folder.path / 'study.json'} is damaged. Name another --workdir, or restore the file.")
     if stored["kind"] != kind:
         raise WorkdirError(f"{folder.path} holds a study of kind '{stored['kind']}', not '{kind}'. Name another.")
     known, defaults = stored["settings"], Config().to_dict()  # a setting that the stored ones lack had its default

@@ -1,5 +1,7 @@
 """Means over seeds, paired tests over users, and their correction for several tests."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+_MAX_BYTES, _MAX_RATIO = 1 << 30, 64  # what an archive may unpack to: the larger of a size and a multiple of its own
 _VALUES = {"all": "values", "warm": "warm_item_values", "cold": "cold_item_values"}
 
 
@@ -39,12 +42,27 @@ def read_users(path: Path, metrics: Sequence[str], part: str) -> UserValues:
 
     Returns:
       The users that count under the protocol of the run.
+
+    Raises:
+      ValueError: if the file is absent, damaged, or lacks a metric.
     """
-    with np.load(path, allow_pickle=False) as table:
-        names = table["names"].tolist()
-        counted = table["counted"]
-        columns = [names.index(metric) for metric in metrics]
-        return UserValues(table["user_ids"][counted], table[_VALUES[part]][counted][:, columns])
+    what_else = "Train this run again, with --resume=never."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(_MAX_BYTES, _MAX_RATIO * path.stat().st_size):
+            raise ValueError(f"it would unpack to {unpacked >> 20:,} MiB")
+        with np.load(path, allow_pickle=False) as table:
+            names, counted = table["names"].tolist(), table["counted"]
+            user_ids, values = table["user_ids"], table[_VALUES[part]]
+        if counted.dtype != np.bool_ or values.shape != (len(counted), len(names)) or user_ids.shape != counted.shape:
+            raise ValueError("its arrays do not fit together")
+    except (OSError, EOFError, KeyError, MemoryError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}. {what_else}") from None
+    missing = [metric for metric in metrics if metric not in names]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}: the run had another --topk. {what_else}")
+    return UserValues(user_ids[counted], values[counted][:, [names.index(metric) for metric in metrics]])
 
 
 def mean_over_seeds(runs: Sequence[UserValues]) -> UserValues:
