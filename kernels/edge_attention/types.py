@@ -1,7 +1,5 @@
 """What the implementations of edge attention share: argument and result types."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int32

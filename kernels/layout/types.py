@@ -1,7 +1,5 @@
 """What a graph carries besides senders and receivers."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jraph

@@ -1,7 +1,5 @@
 """Arguments and results of topk."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from jaxtyping import Array, Float, Int32
