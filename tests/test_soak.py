@@ -50,7 +50,7 @@ class Watch:
     def __call__(self, *, epochs: int, start: int, metric: str) -> "Watch":
         return self
 
-    def count(self, event: str, _: float, **__: Any) -> None:
+    def count(self, event: str, duration_secs: float, **_: Any) -> None:
         self.compiled += event.endswith("backend_compile_duration")
 
     def say(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         pass
 
 
@@ -76,8 +76,8 @@ def soaked(config: Config, workdir: Path, settled: int, capsys: pytest.CaptureFi
     with capsys.disabled():
         print(
             f"\n{len(memory)} epochs, at epoch {settled} and at the end: {memory[settled - 1] / 2**20:.1f} and "
-            f"{memory[-1] / 2**20:.1f} MiB, {files[settled - 1]} and {files[-1]} open files, {compiled[settled - 1]} and "
-            f"{compiled[-1]} programs compiled"
+            f"{memory[-1] / 2**20:.1f} MiB, {files[settled - 1]} and {files[-1]} open files, {compiled[settled - 1]} "
+            f"and {compiled[-1]} programs compiled"
         )
     assert compiled[-1] == compiled[settled - 1] > 0
     assert max(files[settled:]) <= max(files[:settled])

@@ -3,20 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from programs import Program
 
 from experiments.stopping import STATUS, stop_on_signals
 from slif_jax.config import Config
 from slif_jax.train import Stopped, train_and_evaluate
 from slif_jax.workdir import Workdir
 
-ROOT = Path(__file__).resolve().parents[1]
 FLAGS = (
     "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
     "--width=8",
@@ -78,7 +76,7 @@ def test_other_signals_are_let_through(request_stop):
 
 
 SCRIPT = """
-import signal, sys, time
+import sys, time
 from experiments.stopping import stop_on_signals
 with stop_on_signals() as request:
     if sys.argv[1] == "twice":
@@ -88,47 +86,45 @@ with stop_on_signals() as request:
 """
 
 
+def start(args: Sequence[str], folder: Path) -> tuple[Program, Path]:
+    output = folder / "output.txt"
+    output.unlink(missing_ok=True)
+    return Program(args, os.environ, output, output), output
+
+
 @pytest.mark.parametrize(("when", "signals"), [("before any epoch", 1), ("twice", 2)])
-def test_where_there_is_nothing_to_save_the_process_ends_at_once(when: str, signals: int):
-    command = [sys.executable, "-c", SCRIPT, when]
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "ready\n"
-        for _ in range(signals - 1):
-            process.send_signal(signal.SIGTERM)
-            assert "SIGTERM: stopping after this epoch" in process.stderr.readline()
+def test_where_there_is_nothing_to_save_the_process_ends_at_once(tmp_path: Path, when: str, signals: int):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process, output = start([str(script), when], tmp_path)
+    wait_until(lambda: "ready" in output.read_text(), "no start")
+    for _ in range(signals - 1):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 75
-        assert "same command" in process.stderr.read()
+        wait_until(lambda: "SIGTERM: stopping after this epoch" in output.read_text(), "no answer")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert "same command" in output.read_text()
 
 
-def wait_for_epochs(folder: Workdir, epochs: int, process: subprocess.Popen) -> None:
+def wait_for_epochs(folder: Workdir, epochs: int, process: Program) -> None:
     wait_until(lambda: len(folder.read_metrics()) >= epochs or process.poll() is not None, "no epochs")
-
-
-def start(workdir: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "experiments.train", *FLAGS, f"--workdir={workdir}", *more]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_training_saves_and_goes_on_to_the_same_numbers(tmp_path: Path):
     folder, metrics, done = Workdir(tmp_path / "run"), tmp_path / "run" / "metrics.jsonl", 0
     for number, status in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        with start(folder.path, "--epochs=100000") as process:
-            wait_for_epochs(folder, done + 3, process)
-            process.send_signal(number)
-            output, _ = process.communicate(timeout=300)
-        assert process.returncode == status, output
-        assert f"{number.name}: stopping after this epoch" in output
+        command = ["-m", "experiments.train", *FLAGS, f"--workdir={folder.path}", "--epochs=100000"]
+        process, output = start(command, tmp_path)
+        wait_for_epochs(folder, done + 3, process)
+        process.send_signal(number)
+        ended, printed = process.wait(300), output.read_text()
+        assert ended == status, printed
+        assert f"{number.name}: stopping after this epoch" in printed
         last = len(folder.read_metrics())
-        assert f"Stopped after epoch {last}: the same command goes on from there." in output
+        assert f"Stopped after epoch {last}: the same command goes on from there." in printed
         assert (folder.checkpoints / str(last)).is_dir()  # checkpoint_every would not have saved it
-        assert (f"Going on after epoch {done} of" in output) == (done > 0)
+        assert (f"Going on after epoch {done} of" in printed) == (done > 0)
         assert not (folder.path / "lock").exists()
         done = last
     config = Config.from_dict(
