@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import Any
 
@@ -15,9 +14,6 @@ from slif_jax.kernels import dispatch
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 BFLOAT16_SPECS = ("empty_rows_padded", "wide", "self", "list")  # the others would tell nothing new
-
-# What is tested is what is computed, not how fast: little time goes into optimising the many small programs.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def backends(op: str) -> list[str]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import DTYPES, assert_close, backends, cases, jit, needs_devices, unchecked
+from battery import DTYPES, assert_close, backends, cases, needs_devices, unchecked
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -27,7 +27,7 @@ def _run(implementation, spec, dtype, bare=False):
         graph = graph._replace(edges=ops.Edges())
         tables, weight = [*tables[:2], None], None
 
-    @jit
+    @jax.jit
     def run(graph, tables, weight, ct):
         def attend(*args):
             return ops.edge_attention(graph, *args[:-1], weight=args[-1], implementation=implementation)
@@ -47,7 +47,7 @@ def test_reference_against_dense(spec):
         jax.tree.map(lambda leaf: np.asarray(leaf), part) for part in make_args(spec, jnp.float32)
     )
     out, _ = _reference(spec, "float32")
-    shares = jit(ops.attention_weights)(graph, query, x, vectors, out.logsumexp, weight=weight)
+    shares = jax.jit(ops.attention_weights)(graph, query, x, vectors, out.logsumexp, weight=weight)
     size = ARG_SPECS[spec]
     for r in range(size.num_receivers):
         mine = [e for e in range(size.num_edges) if graph.receivers[e] == r and weight[e] > 0]
@@ -100,8 +100,8 @@ def test_gradient_of_merged_attentions(implementation):
     def direct(query, x):
         return jnp.sum(jnp.sin(attend(whole, query, x).values))
 
-    got = jit(jax.value_and_grad(merged, argnums=(0, 1)))(query, x)
-    assert_close(got, jit(jax.value_and_grad(direct, argnums=(0, 1)))(query, x))
+    got = jax.jit(jax.value_and_grad(merged, argnums=(0, 1)))(query, x)
+    assert_close(got, jax.jit(jax.value_and_grad(direct, argnums=(0, 1)))(query, x))
 
 
 @pytest.mark.parametrize("implementation", backends("edge_attention"))
@@ -113,8 +113,8 @@ def test_vmap(implementation):
         out = ops.edge_attention(graph, query, x, vectors, weight=weight, implementation=implementation)
         return jnp.sum(jnp.sin(out.values)) + jnp.sum(jnp.where(out.logsumexp > -10, out.logsumexp, 0))
 
-    together = jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), in_axes=(0, None)))(queries, x)
-    one = jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    together = jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), in_axes=(0, None)))(queries, x)
+    one = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
     for i in range(2):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), one(queries[i], x))
 
@@ -135,8 +135,8 @@ def test_shard_map_over_rows(implementation):
         out = [ops.edge_attention(graph, query * s, x, vectors, implementation="reference") for s in scales]
         return sum(jnp.sum(jnp.sin(part.values)) for part in out)
 
-    got = jit(jax.value_and_grad(sharded, argnums=(0, 1)))(scales, x)
-    assert_close(got, jit(jax.value_and_grad(single, argnums=(0, 1)))(scales, x))
+    got = jax.jit(jax.value_and_grad(sharded, argnums=(0, 1)))(scales, x)
+    assert_close(got, jax.jit(jax.value_and_grad(single, argnums=(0, 1)))(scales, x))
 
 
 @pytest.mark.parametrize("implementation", backends("edge_attention"))

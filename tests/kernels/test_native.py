@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import pytest
+from programs import QUICK_XLA
 
 from slif_jax import ops
 from slif_jax.kernels import native
@@ -58,7 +59,7 @@ print("RESULT", digest, size, native.isa())
 @functools.lru_cache
 def _run(*args: str, **env: str) -> tuple[str, float, str]:
     # A path on the command line comes first; the checkout is found whether or not it is installed.
-    merged = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | env
+    merged = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK_XLA} | env
     command = [sys.executable, "-c", _PROGRAM, *args]
     done = subprocess.run(command, env=merged, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -167,7 +168,7 @@ def test_memory_safety_under_address_sanitizer(tmp_path):
     if not all(Path(path).is_absolute() for path in preload):
         pytest.skip("g++ came without libasan")
     library = tmp_path / "slif_native.so"
-    flags = ["-O1", "-g1", "-std=c++17", "-fno-math-errno", "-fPIC", "-shared", "-fsanitize=address", "-w"]
+    flags = ["-O0", "-g1", "-std=c++17", "-fno-math-errno", "-fPIC", "-shared", "-fsanitize=address", "-w"]
     source = ROOT / "kernels" / "native" / "kernels.cc"
     include = Path(jaxlib.__file__).parent / "include"
     subprocess.run([compiler, *flags, f"-I{include}", str(source), "-o", str(library)], check=True, timeout=600)

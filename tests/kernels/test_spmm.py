@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import DTYPES, assert_close, backends, cases, jit, needs_devices, unchecked
+from battery import DTYPES, assert_close, backends, cases, needs_devices, unchecked
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -22,7 +22,7 @@ def _cotangent(shape, dtype):
 def _run_spmm(implementation, spec, dtype):
     graph, y, x = make_args(spec, DTYPES[dtype])
 
-    @jit
+    @jax.jit
     def run(graph, x, weight, ct):
         out, vjp = jax.vjp(lambda x, w: ops.spmm(graph, x, w, implementation=implementation), x, weight)
         return out, vjp(ct)
@@ -33,7 +33,7 @@ def _run_spmm(implementation, spec, dtype):
 def _run_sddmm(implementation, spec, dtype):
     graph, y, x = make_args(spec, DTYPES[dtype])
 
-    @jit
+    @jax.jit
     def run(graph, y, x, ct):
         out, vjp = jax.vjp(lambda y, x: ops.sddmm(graph, y, x, implementation=implementation), y, x)
         return out, vjp(ct)
@@ -106,7 +106,7 @@ def test_without_layout_and_second_derivative(implementation):
             dx, dw = jax.grad(loss, argnums=(0, 1))(x, w)
             return jnp.sum(dx**2) + jnp.sum(dw**2)
 
-        return jit(jax.grad(slope, argnums=(0, 1)))(x, graph.edges.weight)
+        return jax.jit(jax.grad(slope, argnums=(0, 1)))(x, graph.edges.weight)
 
     assert_close(curvature(implementation), curvature("reference"))
 
@@ -118,9 +118,9 @@ def test_one_gradient_alone(implementation):
     def loss(x, w):
         return jnp.sum(jnp.sin(ops.spmm(graph, x, w, implementation=implementation)))
 
-    both = jit(jax.grad(loss, argnums=(0, 1)))(x, graph.edges.weight)
-    assert_close(jit(jax.grad(loss))(x, graph.edges.weight), both[0])
-    assert_close(jit(jax.grad(loss, argnums=1))(x, graph.edges.weight), both[1])
+    both = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, graph.edges.weight)
+    assert_close(jax.jit(jax.grad(loss))(x, graph.edges.weight), both[0])
+    assert_close(jax.jit(jax.grad(loss, argnums=1))(x, graph.edges.weight), both[1])
 
 
 @pytest.mark.parametrize("implementation", backends("sddmm"))
@@ -132,8 +132,8 @@ def test_vmap(implementation):
         out = ops.spmm(graph, x, w, implementation=implementation)
         return jnp.sum(out * ops.spmm(graph, x, w**2, implementation=implementation))
 
-    together = jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))(xs, ws)
-    one = jit(jax.grad(loss, argnums=(0, 1)))
+    together = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))(xs, ws)
+    one = jax.jit(jax.grad(loss, argnums=(0, 1)))
     for i in range(3):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), one(xs[i], ws[i]))
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), graph)
@@ -175,8 +175,8 @@ def test_shard_map_over_rows(implementation):
         return jnp.sum(jnp.sin(out))
 
     scale = jnp.full((1, 1), 1.5, jnp.float32)
-    got = jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, scale)
-    assert_close(got, jit(jax.value_and_grad(loss_whole, argnums=(0, 1)))(x, scale))
+    got = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, scale)
+    assert_close(got, jax.jit(jax.value_and_grad(loss_whole, argnums=(0, 1)))(x, scale))
 
 
 @pytest.mark.parametrize("implementation", backends("spmm"))

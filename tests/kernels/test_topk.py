@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import DTYPES, assert_close, backends, cases, jit, needs_devices, unchecked
+from battery import DTYPES, assert_close, backends, cases, needs_devices, unchecked
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -94,7 +94,7 @@ def test_jit_vmap_and_gradient(implementation):
     find = functools.partial(ops.topk, k=k, implementation=implementation, exclude="self")
     stacked = jnp.stack([queries, -queries])
     limits, offsets = jnp.asarray([40, 11], jnp.int32), jnp.asarray([0, 3], jnp.int32)
-    together = jit(jax.vmap(lambda q, n, o: find(q, keys, num_keys=n, row_offset=o)))(stacked, limits, offsets)
+    together = jax.jit(jax.vmap(lambda q, n, o: find(q, keys, num_keys=n, row_offset=o)))(stacked, limits, offsets)
     for i in range(2):
         alone = find(stacked[i], keys, num_keys=int(limits[i]), row_offset=int(offsets[i]))
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone)
@@ -112,7 +112,7 @@ def test_shard_map_over_rows(implementation):
         offset = jax.lax.axis_index("rows") * jnp.int32(5)
         return ops.topk(queries, keys, 4, exclude="self", row_offset=offset, implementation=implementation)
 
-    assert_close(jit(sharded)(keys, keys), ops.topk(keys, keys, 4, exclude="self", implementation="reference"))
+    assert_close(jax.jit(sharded)(keys, keys), ops.topk(keys, keys, 4, exclude="self", implementation="reference"))
 
 
 def test_recall_target_is_exact_off_tpu():
