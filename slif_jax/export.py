@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -103,9 +104,20 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
     dataset, final = trained.dataset, trained.encoded.final
     top = min(top, dataset.num_items)
     scorer = serialise_scorer(dataset.num_items, final.items.shape[1], top=top)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder = folder.resolve()
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")  # no folder that somebody else has made
     partial.mkdir()
+    try:
+        manifest = _write(trained, partial, scorer, top=top, profile=profile)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write(trained: TrainedModel, folder: Path, scorer: bytes, *, top: int, profile: str) -> dict[str, Any]:
+    dataset, final = trained.dataset, trained.encoded.final
     indptr, seen = csr_rows(known_items(dataset, profile), np.arange(dataset.num_users), dataset.num_users)
     arrays = {
         "users": np.asarray(final.users),
@@ -117,8 +129,8 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
     }
     if dataset.item_titles is not None:
         arrays["titles"] = dataset.item_titles
-    np.savez(partial / "embeddings.npz", **arrays)  # pyright: ignore[reportArgumentType]
-    (partial / "scorer.bin").write_bytes(scorer)
+    np.savez(folder / "embeddings.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    (folder / "scorer.bin").write_bytes(scorer)
     manifest = {
         "dataset": dataset.name,
         "epoch": trained.epoch,
@@ -134,14 +146,12 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
             "top": top,
             "platforms": list(PLATFORMS),
         },
-        "sha256": {name: _sha256(partial / name) for name in FILES[:2]},
+        "sha256": {name: _sha256(folder / name) for name in FILES[:2]},
         "versions": {name: version(name) for name in ("slif_jax", "jax", "jaxlib", "numpy")},
         "config": trained.config.to_dict(),
     }
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    (partial / "README.md").write_text(_readme(manifest))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    (folder / "README.md").write_text(_readme(manifest))
     return manifest
 
 

@@ -100,3 +100,17 @@ def test_the_program(tmp_path):
     assert_same(quietly(source), load(target))
     done = convert(f"--from={source}", f"--to={target}")
     assert (done.returncode, done.stderr) == (2, f"Error: {target} is not empty; name another folder.\n")
+
+
+def test_folders_beside_the_target_are_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").write_text("do not touch")
+    write(quietly(shop("native")), tmp_path / "out", "native")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
+    assert (tmp_path / "out.partial" / "thesis.txt").is_file()
+    empty = tmp_path / "here"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    write(quietly(shop("native")), Path(), "native")
+    assert (empty / "interactions.tsv").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "out", "out.partial"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import combinations
+from weakref import WeakSet
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from slif_jax.data.errors import DataError
 Locate = Callable[[str, object], str]
 
 _BLOCK_VALUES = 1 << 23
-_MARK = "_is_valid"
+_VALID: WeakSet[Dataset] = WeakSet()  # what was checked before; by identity, as data sets compare
 
 
 def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
@@ -38,18 +39,18 @@ def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
     _check_triples(dataset, locate)
     for name, modality in dataset.features.items():
         _check_modality(name, modality, dataset.num_items, locate)
-    object.__setattr__(dataset, _MARK, True)
+    _VALID.add(dataset)
     return dataset
 
 
 def validated(dataset: Dataset) -> Dataset:
     """`validate` for a data set that may have been made by hand; one that was checked before is not checked again."""
-    return dataset if getattr(dataset, _MARK, False) else validate(dataset)
+    return dataset if dataset in _VALID else validate(dataset)
 
 
 def fitting(dataset: Dataset) -> Dataset:
     """As `validated`, for what needs no order: types, shapes and ranges alone. There may be repeats, or no rows."""
-    if not getattr(dataset, _MARK, False):
+    if dataset not in _VALID:
         _check_counts(dataset)
         for name, part in dataset.splits.items():
             _check_ids(part, (dataset.num_users, dataset.num_items), ("user", "item"), name, _no_file)

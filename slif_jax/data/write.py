@@ -1,5 +1,6 @@
 """Writes a data set as a folder that can be read again: in this project's layout, or in MMRec's."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -36,8 +37,8 @@ def write(dataset: Dataset, folder: Path, layout: str, say: Say = lambda text: N
     for name in dataset.features:
         if not re.fullmatch(r"\w[\w.+-]*", name) or name.endswith("_present"):
             raise DataError(f"{dataset.name}: modality '{name}' cannot be the name of a file.")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folder = folder.resolve()
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")  # no folder that somebody else has made
     partial.mkdir(parents=True)
     try:
         LAYOUTS[layout](dataset, partial, folder.name, say)
