@@ -93,13 +93,13 @@ def make_graph(case: Case, seed: int = 0) -> Any:
     )
 
 
-def compiled_call(function: Callable, *args: Any) -> Call:
+def compiled_call(function: Callable[..., Any], *args: Any) -> Call:
     """Compiles a function of arrays, and gives a call that waits for its result."""
     compiled = jax.jit(function)
     return lambda: jax.block_until_ready(compiled(*args))
 
 
-def looped_call(function: Callable, *args: Any) -> Call:
+def looped_call(function: Callable[..., Any], *args: Any) -> Call:
     """Compiles `LOOPS` calls of a function in one scan, as an epoch has them: results are written to the same memory.
 
     A single call gets fresh memory for its result, which the system has to make first; a step of a scan does not.
@@ -183,7 +183,7 @@ def _gradients(graph: Any, case: Case, *, make_call: Callable[..., Call]) -> Wor
     """y = A x, with the gradients of x and of the weights."""
     x, weight = random_table(case.num_nodes, 1), graph.edges.weight
 
-    def gradients(product: Callable) -> Call:
+    def gradients(product: Callable[..., Any]) -> Call:
         return make_call(jax.grad(lambda x, w: jnp.sum(product(x, w) ** 2), argnums=(0, 1)), x, weight)
 
     peers: dict[str, Call | str] = {"xla segment_sum": gradients(functools.partial(_segment_spmm, graph))}
@@ -236,7 +236,7 @@ def topk(graph: Any, case: Case) -> Work:
     else:
         torch_keys = torch.from_numpy(host)
 
-        def blocks() -> list:
+        def blocks() -> list[Any]:
             rows = range(0, case.num_items, 1000)
             return [torch.topk(torch_keys[at : at + 1000] @ torch_keys.T, TOP + 1) for at in rows]
 

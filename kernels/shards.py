@@ -31,7 +31,7 @@ def match_shards(*trees: Any) -> Any:
     return jax.tree.map(match, trees)
 
 
-def varying_axes(leaf: Any) -> frozenset:
+def varying_axes(leaf: Any) -> frozenset[str]:
     """The mesh axes over which an array is known to vary; none outside of shard_map, nor under pmap."""
     kind = jax.typeof(leaf)
     varying = getattr(kind, "vma", None)  # its name in older releases

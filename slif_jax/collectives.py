@@ -95,7 +95,7 @@ def as_varying(tree: Any, axis: Axis) -> Any:
 
 
 def total(x: Array, axis: Axis) -> Array:
-    """The sum over the devices, on every device."""
+    """The sum over the devices of arrays of one shape, on every device."""
     return x if axis is None else jax.lax.psum(x, axis)
 
 

@@ -36,6 +36,14 @@ def rebuild(
       shapes depend on I and k alone, so nothing that takes it compiles twice.
 
     Reference: Guo et al., "SLIF-MR", 2025, self-loop iterative fusion; docs/method.md, section 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import correlation
+      >>> vectors = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+      >>> graph = correlation.rebuild(vectors, num_neighbors=1)
+      >>> correlation.neighbors(graph, 1).tolist()
+      [[1], [0], [3], [2]]
     """
     found, cosines = nearest_neighbors(item_vectors, num_neighbors, recall_target, axis)
     if mutual:

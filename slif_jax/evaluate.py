@@ -334,6 +334,16 @@ def evaluate_scores(
 
     Raises:
       ValueError: on another split, an unknown protocol, or scores of another shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from slif_jax import data, evaluate
+      >>> dataset = data.load("synthetic:users=60,items=40,seed=0")
+      >>> scores = np.zeros((60, 40), np.float32)
+      >>> scores[dataset.test[:, 0], dataset.test[:, 1]] = 1.0  # a model that knows the answers
+      >>> found = evaluate.evaluate_scores(lambda users: scores[users], dataset, "test", protocol="kgat", topk=(20,))
+      >>> found.means()["recall@20"]
+      1.0
     """
     rules = with_rules(protocol, {}) if isinstance(protocol, str) else protocol
     # No epoch is chosen here, but a `Config` insists that its metric of selection is among its cut-offs.

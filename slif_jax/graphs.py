@@ -90,6 +90,13 @@ def symmetric_normalise(
       `[E]` weights.
 
     Reference: Kipf and Welling, ICLR 2017, eq. (2), without self-edges.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import graphs
+      >>> ends, weight = jnp.array([0, 1]), jnp.array([4.0, 4.0])
+      >>> graphs.symmetric_normalise(ends, ends[::-1], weight, num_nodes=2).tolist()
+      [1.0, 1.0]
     """
     degree = jax.ops.segment_sum(weight, receivers, num_nodes)
     some = degree > _LEAST_DEGREE

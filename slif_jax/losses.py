@@ -20,6 +20,12 @@ def normalise_rows(x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
 
     Returns:
       `[..., D]` in `x.dtype`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import losses
+      >>> losses.normalise_rows(jnp.array([[0.0, 2.0], [0.0, 0.0]])).tolist()
+      [[0.0, 1.0], [0.0, 0.0]]
     """
     return x * inverse_lengths(x)[..., None]
 
@@ -49,6 +55,13 @@ def bpr_loss(positive_scores: Float[Array, " b"], negative_scores: Float[Array, 
       `[B]`, the mean over the negatives.
 
     Reference: Rendle et al., "BPR", UAI 2009, section 4.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import losses
+      >>> loss = losses.bpr_loss(jnp.array([0.0]), jnp.array([[0.0, 0.0]]))
+      >>> loss.shape, f"{loss[0]:.3f}"
+      ((1,), '0.693')
     """
     return jnp.mean(jax.nn.softplus(negative_scores - positive_scores[:, None]), axis=1)
 

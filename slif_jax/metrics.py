@@ -6,7 +6,13 @@ METRIC_NAMES = ("recall", "ndcg", "precision", "hit", "map", "mrr")
 
 
 def metric_names(topk: tuple[int, ...]) -> tuple[str, ...]:
-    """The columns of `ranking_metrics`, such as 'recall@20'."""
+    """The columns of `ranking_metrics`, such as 'recall@20'.
+
+    Example:
+      >>> from slif_jax import metrics
+      >>> metrics.metric_names((10, 20))[:3]
+      ('recall@10', 'recall@20', 'ndcg@10')
+    """
     return tuple(f"{name}@{k}" for name in METRIC_NAMES for k in topk)
 
 
@@ -31,6 +37,13 @@ def ranking_metrics(
       ValueError: on another ideal, a cut-off below 1, or arrays that do not fit.
 
     Reference: docs/protocols.md.
+
+    Example:
+      >>> import numpy as np
+      >>> from slif_jax import metrics
+      >>> found = metrics.ranking_metrics(np.array([[True, False]]), np.array([2]), (1, 2))
+      >>> found[0, :2].tolist()  # recall@1, recall@2
+      [0.5, 0.5]
     """
     if ideal not in ("reachable", "found"):
         raise ValueError(f"`ideal` must be one of reachable, found: got '{ideal}'.")

@@ -60,6 +60,13 @@ def propagate(
       ValueError: if `x` has not one row per node.
 
     Reference: He et al., "LightGCN", SIGIR 2020, eq. (7) and (8); docs/method.md, section 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import ops, propagate
+      >>> graph = ops.build_graph([1, 0], [0, 1], [1.0, 1.0], num_senders=2, num_receivers=2)
+      >>> propagate.propagate(graph, jnp.array([[0.0], [1.0]]), num_layers=1).tolist()
+      [[0.5], [0.5]]
     """
     _check_rows(graph, x)
     layer, total = x, x.astype(jnp.float32)

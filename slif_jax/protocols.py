@@ -151,6 +151,11 @@ def with_rules(name: str, changes: Mapping[str, str]) -> Protocol:
 
     Raises:
       ValueError: on an unknown preset or rule, or a value that does not fit.
+
+    Example:
+      >>> from slif_jax import protocols
+      >>> protocols.with_rules("mmrec", {"patience": "5"}).label()
+      'mmrec with patience=5'
     """
     if name not in PROTOCOLS:
         raise ValueError(f"Unknown protocol '{name}'. Known: {', '.join(PROTOCOLS)}.")

@@ -126,7 +126,7 @@ class Sharder:
         return jax.tree.map(join, *parts)
 
     def spread(self, values: Any, placement: Placement) -> jax.Array:
-        """A table, each device with its rows."""
+        """A table `[N, ...]` in its placement, each device with its rows."""
         host = np.asarray(values)
         return self.assemble(lambda k: placement.part(host, k))
 
@@ -234,7 +234,7 @@ class Sharder:
         return rest.replace(correlation=correlation, item_vectors=items.collect(self.on_host(state.item_vectors)))
 
     def on_host(self, x: jax.Array) -> np.ndarray:
-        """All of an array, on every host."""
+        """All of an array, in its whole shape, on every host."""
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(x)
         return np.asarray(self._everywhere(x))

@@ -95,7 +95,7 @@ def resolve(op: str, implementation: str | None) -> str | None:
     raise ValueError(" ".join([first.format(implementation, op), f"Available here: {here}.", *reasons]))
 
 
-def call(op: str, implementation: str | None, functions: Mapping[str, Callable], *args: Any) -> Any:
+def call(op: str, implementation: str | None, functions: Mapping[str, Callable[..., Any]], *args: Any) -> Any:
     """Calls the implementation of that name; None leaves the choice to the lowering.
 
     Args:

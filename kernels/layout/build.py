@@ -106,6 +106,12 @@ def build_graph(
     Raises:
       ValueError: if an index is out of range, a weight is no finite number, lengths differ or the graph has 2**31 edges
         or more.
+
+    Example:
+      >>> from slif_jax import ops
+      >>> graph = ops.build_graph([2, 0], [1, 0], num_senders=3, num_receivers=2)
+      >>> graph.receivers.tolist(), graph.senders.tolist()
+      ([0, 1], [0, 2])
     """
     if num_senders < 0 or num_receivers < 0:
         raise ValueError(f"Table sizes must not be negative: got num_senders={num_senders}, {num_receivers=}.")

@@ -42,6 +42,13 @@ def spmm(
     Raises:
       ValueError: if shapes do not fit, or a named implementation cannot run.
       TypeError: if `x` is neither float32 nor bfloat16.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import ops
+      >>> graph = ops.build_graph([0, 1], [1, 1], [1.0, 2.0], num_senders=2, num_receivers=2)
+      >>> ops.spmm(graph, jnp.array([[1.0], [10.0]])).tolist()
+      [[0.0], [21.0]]
     """
     _check_rows("x", x)
     name = dispatch.resolve("spmm", implementation)
@@ -107,7 +114,7 @@ def _check_weight(weight: Array, num_edges: int) -> None:
         raise ValueError(f"`weight` must have one entry per edge slot: got shape {weight.shape} for {num_edges}.")
 
 
-def _spmm_functions(transposed: bool) -> dict[str, Callable]:
+def _spmm_functions(transposed: bool) -> dict[str, Callable[..., Any]]:
     return {
         name: functools.partial(module.spmm, transposed=transposed)
         for name, module in (("reference", reference), ("xla", xla), ("native", native))

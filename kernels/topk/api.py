@@ -47,6 +47,13 @@ def topk(
     Raises:
       ValueError: if shapes do not fit, `exclude` is another string, or a named implementation cannot run.
       TypeError: if dtypes differ, or are neither float32 nor bfloat16.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import ops
+      >>> table = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+      >>> ops.topk(table, table, 1, exclude="self").indices.tolist()
+      [[1], [0], [1]]
     """
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"`queries` and `keys` must be equally wide matrices: got {queries.shape}, {keys.shape}.")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any
 from collections.abc import Sequence
 from typing import Any
 

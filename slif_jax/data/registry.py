@@ -1,7 +1,7 @@
 """Finds the reader for a name or a folder."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +62,12 @@ def load(
 
     Raises:
       DataError: if there is no such data set, or it cannot be used; one line says what and where.
+
+    Example:
+      >>> from slif_jax import data
+      >>> dataset = data.load("synthetic:users=60,items=40,seed=0")
+      >>> dataset.num_users, dataset.num_items, sorted(dataset.features)
+      (60, 40, ['text', 'visual'])
     """
     if format != "auto" and format not in READERS:
         raise DataError(f"Unknown format '{format}'.{_close(format, READERS)} Known: auto, {', '.join(READERS)}.")
@@ -102,6 +108,6 @@ def _needs() -> str:
     return "it must hold " + ", or ".join(f"{reader.needs} ({name})" for name, reader in READERS.items()) + "."
 
 
-def _close(word: str, known) -> str:
+def _close(word: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean '{matches[0]}'?" if matches else ""

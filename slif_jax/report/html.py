@@ -99,7 +99,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *
     return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
-def _n(row: Sequence[str]) -> enumerate:
+def _n(row: Sequence[str]) -> enumerate[str]:
     return enumerate(row)
 
 
