@@ -16,11 +16,10 @@ import jax
 from absl import app, flags, logging
 
 from slif_jax import multihost
-from slif_jax.checkpoint import CheckpointWarning
 from slif_jax.clusters import LaunchWarning
 from slif_jax.config import Config
 from slif_jax.data import DataError, DataWarning
-from slif_jax.workdir import WorkdirError
+from slif_jax.workdir import CheckpointWarning, Stopped, WorkdirError
 
 USAGE_ERROR = 2
 HOST_LOST = 75  # EX_TEMPFAIL: the same command goes on
@@ -208,6 +207,8 @@ def several_hosts() -> Iterator[multihost.Hosts]:
     try:
         with multihost.lost_hosts_are_named():
             yield hosts
+    except Stopped:  # all of them have
+        raise
     except Exception as error:
         if isinstance(error, multihost.HostLostError):
             complain(str(error))

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from slif_jax.train import Stopped
+from slif_jax.workdir import Stopped
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}
 """Exit status by signal. 75 is EX_TEMPFAIL: the same command goes on."""

@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 from slif_jax.config import Config
 from slif_jax.multihost import is_first
 from slif_jax.train_state import TrainState
-from slif_jax.workdir import WorkdirError, config_differences, replace_text
+from slif_jax.workdir import CheckpointWarning, WorkdirError, config_differences, replace_text
 
 SCHEMA = 1
 """Of `checkpoint.json`; a reader refuses what a later version wrote."""
@@ -38,10 +38,6 @@ class CheckpointError(WorkdirError):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint whose files are not what was written."""
-
-
-class CheckpointWarning(UserWarning):
-    """A damaged checkpoint was passed over; the message names what was lost."""
 
 
 @dataclasses.dataclass(frozen=True)

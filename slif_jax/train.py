@@ -29,15 +29,11 @@ from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
 from slif_jax.train_state import init_train_state
 from slif_jax.train_step import LOSS_PARTS, NORMS, EpochLosses, rebuild_is_due, training_data
-from slif_jax.workdir import Workdir, peak_memory_bytes
+from slif_jax.workdir import Stopped, Workdir, peak_memory_bytes
 
 
 class NonFiniteLossError(FloatingPointError):
     """A loss or a gradient is no longer a number; the checkpoints are intact."""
-
-
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A training ended because it was asked to; everything is saved and the same call goes on."""
 
 
 class Seconds(dict[str, float]):

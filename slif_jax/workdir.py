@@ -41,6 +41,14 @@ class WorkdirError(ValueError):
     """The folder cannot be used for this run; the message says why and what to do."""
 
 
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over; the message names what was lost."""
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """A training ended because it was asked to; everything is saved and the same call goes on."""
+
+
 class Workdir:
     """Paths and files of one run.
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from slif_jax import checkpoint
-from slif_jax.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, Progress
+from slif_jax.checkpoint import CheckpointError, Checkpoints, Progress
 from slif_jax.config import Config
 from slif_jax.train_state import TrainState
+from slif_jax.workdir import CheckpointWarning
 
 CONFIG = Config(width=8)
 

@@ -12,8 +12,8 @@ from programs import Program
 
 from experiments.stopping import STATUS, stop_on_signals
 from slif_jax.config import Config
-from slif_jax.train import Stopped, train_and_evaluate
-from slif_jax.workdir import Workdir
+from slif_jax.train import train_and_evaluate
+from slif_jax.workdir import Stopped, Workdir
 
 FLAGS = (
     "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
