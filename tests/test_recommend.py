@@ -167,7 +167,7 @@ def test_the_best_epoch_is_restored_not_the_last(run):
     graphs, model = build_graphs(data, CONFIG), make_model(data, CONFIG)
     state: Any = init_train_state(model, graphs, CONFIG)
     states = {}
-    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, CONFIG)
     for epoch, scale in ((1, 1.0), (2, -3.0)):
         params = jax.tree.map(lambda x, scale=scale: x * scale, state.params)
         states[epoch] = state.replace(epoch=jnp.asarray(epoch, jnp.int32), params=params, average=params)
