@@ -162,7 +162,7 @@ def test_patience_ends_training(tmp_path: Path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path):
-    with pytest.raises(NonFiniteLossError, match="loss of epoch 1 is not finite"):
+    with pytest.raises(NonFiniteLossError, match=r"Epoch 1, step 2: not finite: loss = nan"):
         run(tmp_path / "run", dataclasses.replace(SMALL, learning_rate=1e30))
     assert not (tmp_path / "run" / "result.json").exists()
 
