@@ -244,10 +244,10 @@ def run(main: Callable[[], int | None]) -> None:
             if len(argv) > 1:
                 raise ValueError(f"Unexpected argument '{argv[1]}': every setting is a flag (see --help).")
             return main() or 0
-        except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError, ModuleNotFoundError) as error:
             if not _is_for_users(error):
                 raise
-            return complain(str(error) + _remedy(error))
+            return complain((str(error) or "Out of memory.") + _remedy(error))
         except KeyboardInterrupt:
             print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
             sys.stdout.flush()
@@ -270,7 +270,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 def _is_for_users(error: Exception) -> bool:
     """Whether one line says it all: what a user gave is wrong, not the program."""
-    if isinstance(error, DataError | WorkdirError | OSError | FloatingPointError):
+    if isinstance(error, DataError | WorkdirError | OSError | FloatingPointError | MemoryError):
         return True
     return isinstance(error, ValueError | ModuleNotFoundError) and _is_ours(error)
 
@@ -300,5 +300,5 @@ def complain(text: str) -> int:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
-    except (flags.Error, OSError) as error:
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
         sys.exit(complain(str(error)))

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from slif_jax.config import Config
@@ -55,7 +54,7 @@ class Progress:
 
 def as_shapes(state: TrainState) -> TrainState:
     """The shapes of a state, without its values."""
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)), state)
 
 
 def from_first(value: Any) -> Any:
@@ -92,7 +91,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
         self._folder, self._config = folder.absolute(), config
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
@@ -152,12 +150,12 @@ class Checkpoints:
         blank = jax.tree.map(lambda x: _key_bits(x) if _is_key(x) else x, shapes)
         state = None
         if is_first():
-            with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as reader:
-                restore: Any = ocp.args.StandardRestore(blank)  # pyright: ignore[reportCallIssue]
-                state = reader.restore(self._folder / str(epoch) / "state", args=restore)
+            state = _read_arrays(self._folder / str(epoch) / "state", blank)
         state = _state_from_first(state, blank)
         with_keys = jax.tree.map(
-            lambda shape, x: jax.random.wrap_key_data(jnp.asarray(x)) if _is_key(shape) else x, shapes, state
+            lambda shape, x: jax.random.wrap_key_data(jnp.asarray(x)) if _is_key(shape) else jnp.asarray(x),
+            shapes,
+            state,
         )
         return with_keys, Progress(**progress)
 
@@ -190,9 +188,7 @@ class Checkpoints:
         self._remove_partial()
         partial = self._folder / f"{progress.epoch}{_PARTIAL}"
         partial.mkdir(parents=True)
-        with ocp.Checkpointer(_handler(), multiprocessing_options=_alone()) as writer:
-            save: Any = ocp.args.StandardSave(arrays)  # pyright: ignore[reportCallIssue]
-            writer.save(partial / "state", args=save)
+        _write_arrays(partial / "state", arrays)
         seal = {
             "schema": SCHEMA,
             "progress": dataclasses.asdict(progress),
@@ -303,15 +299,34 @@ def _warn_of(damages: list[str], lost: str, epoch: int) -> None:
         warnings.warn(f"{told} The checkpoint of epoch {epoch} is used: {lost}.", CheckpointWarning, stacklevel=5)
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """Process 0 does what it does without waiting for the others."""
-    if jax.process_count() == 1:
-        return ocp.options.MultiprocessingOptions()
-    return ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+# orbax is imported where it is used: that takes a second, and gives the root logger a handler.
 
 
-def _handler() -> ocp.StandardCheckpointHandler:
-    return ocp.StandardCheckpointHandler(multiprocessing_options=_alone())
+def _write_arrays(folder: Path, arrays: Any) -> None:
+    import orbax.checkpoint as ocp
+
+    save: Any = ocp.args.StandardSave(arrays)  # pyright: ignore[reportCallIssue]
+    with _checkpointer() as writer:
+        writer.save(folder, args=save)
+
+
+def _read_arrays(folder: Path, shapes: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    restore: Any = ocp.args.StandardRestore(shapes)  # pyright: ignore[reportCallIssue]
+    with _checkpointer() as reader:
+        return reader.restore(folder, args=restore)
+
+
+def _checkpointer() -> Any:
+    """Of process 0, which does what it does without waiting for the others."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
+    several = jax.process_count() > 1
+    options = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0} if several else None)
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _checksums(folder: Path) -> dict[str, tuple[int, str]]:

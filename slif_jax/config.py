@@ -132,7 +132,7 @@ class Config:
     )
     interaction_correlation: float = _setting(0.5, "Weight gamma of correlation edges among interactions.", minimum=0.0)
     knowledge_correlation: float = _setting(
-        1.0, "Prior of a correlation edge next to a triple in the attention.", minimum=0.0
+        1.0, "Prior of a correlation edge next to a triple in the attention.", minimum=0.0, maximum=1e6
     )
     feature_correlation: float = _setting(
         0.3, "Share beta of the correlation graph in each feature graph, in [0, 1].", minimum=0.0, maximum=1.0
@@ -204,8 +204,12 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value: Any = getattr(self, field.name)
+            if isinstance(field.default, tuple) != isinstance(value, tuple):
+                raise ValueError(f"`{field.name}` must be such as {field.default!r}: got {value!r}.")
+            example = field.default[0] if isinstance(field.default, tuple) else field.default
             for item in value if isinstance(value, tuple) else (value,):
+                _check_type(field.name, item, example)
                 _check(field.name, item, field.metadata)
         if not self.topk or len(set(self.topk)) < len(self.topk):
             raise ValueError(f"`topk` must name at least one cut-off, each once: got {self.topk}.")
@@ -258,6 +262,14 @@ _RULES = {
     "above": ("above", lambda value, bound: value > bound),
     "below": ("below", lambda value, bound: value < bound),
 }
+
+
+def _check_type(name: str, value: Any, example: Any) -> None:
+    kinds = {bool: bool, int: int, float: int | float, str: str}
+    if not isinstance(value, kinds[type(example)]) or (isinstance(value, bool) and not isinstance(example, bool)):
+        raise ValueError(f"`{name}` must be such as {example!r}: got {value!r}.")
+    if isinstance(value, int) and abs(value) >= 2**31:
+        raise ValueError(f"`{name}` must be below 2,147,483,648: got {value}.")
 
 
 def _check(name: str, value: Any, metadata: Mapping[str, Any]) -> None:

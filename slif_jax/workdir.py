@@ -178,11 +178,14 @@ class Workdir:
         if not path.is_file():
             return None
         try:
-            return json.loads(path.read_text())
+            value = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise WorkdirError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
         except UnicodeDecodeError:
             raise WorkdirError(f"{path} is not UTF-8 text.") from None
+        if not isinstance(value, dict):
+            raise WorkdirError(f"{path} must hold a JSON object: it begins with {str(value)[:40]!r}.")
+        return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Writes a file at once: a reader sees the old one or the new one."""

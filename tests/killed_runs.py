@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from slif_jax import checkpoint, train, workdir
 from slif_jax.config import Config
@@ -100,7 +101,7 @@ def _hook(place: str, nth: int) -> None:
     elif place == "metrics":
         _before(workdir.Workdir, "append_metrics", _write_half_a_line, nth=nth)
     elif place == "arrays":
-        _before(checkpoint.ocp.Checkpointer, "save", lambda *_: _die_soon(), nth=nth)
+        _before(ocp.Checkpointer, "save", lambda *_: _die_soon(), nth=nth)
     elif place == "seal":
         _before(checkpoint, "_checksums", lambda *_: _die(), nth=nth)
     elif place == "rename":
@@ -205,7 +206,7 @@ def _last_state(path: Path) -> Any:
     checkpoints = checkpoint.Checkpoints(path / "checkpoints", CONFIG)
     folder = path / "checkpoints" / str(checkpoints.epochs()[-1])
     checkpoints.close()
-    with checkpoint.ocp.Checkpointer(checkpoint.ocp.StandardCheckpointHandler()) as reader:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         return reader.restore(folder / "state")
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
+import jaxtyping
 import pytest
 
 from slif_jax.config import GRAPH_NAMES, Config
@@ -132,3 +134,29 @@ def test_unknown_fields_are_named_with_the_closest_one():
         Config.from_dict({"learning_rat": 1e-3})
     with pytest.raises(ValueError, match=r"^Config has no field 'zzzzzzzz'\.$"):
         Config.from_dict({"zzzzzzzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "example"),
+    [
+        ("width", 3.5, "64"),
+        ("width", True, "64"),
+        ("self_loop", "no", "True"),
+        ("topk", 20, "(5, 10, 20, 50)"),
+        ("topk", ["a"], "5"),
+        ("learning_rate", "0.1", "0.004"),
+        ("modalities", "visual", "('all',)"),
+        ("dataset", 3, "'ml-100k'"),
+    ],
+)
+def test_values_of_another_type_are_refused_with_an_example(
+    field: str, value: object, example: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the tests' own check of types comes first
+    with pytest.raises(ValueError, match=re.escape(f"`{field}` must be such as {example}: got ")):
+        Config.from_dict({field: value})
+
+
+def test_integers_beyond_32_bits_are_refused():
+    with pytest.raises(ValueError, match=r"`knowledge_batch` must be below 2,147,483,648: got 99999999999"):
+        Config(knowledge_batch=99_999_999_999)

@@ -86,7 +86,9 @@ def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.Monk
             return state.replace(params=jax.tree.map(lambda x: jnp.where(late, jnp.nan, x), state.params))
 
         patched.setattr(train_step, "average_parameters", spoil)
-        with pytest.raises(NonFiniteLossError, match=r"Epoch 5, step 1: not finite: loss = nan, .*gradient_norm = nan.*intact"):
+        with pytest.raises(
+            NonFiniteLossError, match=r"Epoch 5, step 1: not finite: loss = nan, .*gradient_norm = nan.*intact"
+        ):
             train_and_evaluate(config, tmp_path / "run", progress="off", checkpoint_every=2)
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert "2" in kept

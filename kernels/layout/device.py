@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int32
 
@@ -114,8 +115,10 @@ def fixed_degree_graph(
     num_receivers, degree = neighbors.shape
     if num_receivers and degree and num_senders < 1:
         raise ValueError(f"`num_senders` must be positive for a graph with edges: got {num_senders}.")
-    if num_receivers and degree and not isinstance(neighbors, Tracer) and neighbors.max() >= num_senders:
-        raise ValueError(f"`neighbors` must be below `num_senders`={num_senders}: got {neighbors.max()}.")
+    if num_receivers and degree and not isinstance(neighbors, Tracer):
+        largest = int(np.asarray(neighbors).max())  # by NumPy: inside jit even a concrete array's maximum is traced
+        if largest >= num_senders:
+            raise ValueError(f"`neighbors` must be below `num_senders`={num_senders}: got {largest}.")
     rows = jnp.broadcast_to(jnp.arange(num_receivers, dtype=jnp.int32)[:, None], neighbors.shape)
     missing = neighbors < 0
     own = jnp.minimum(rows, jnp.int32(max(num_senders - 1, 0)))
