@@ -45,9 +45,8 @@ class EpochLosses(NamedTuple):
     means: dict[str, Float[Array, ""]]
     """Of each of `LOSS_PARTS` and `NORMS`, over the examples."""
     failed_step: Int[Array, ""]
-    """The first step, counted from 0, whose loss or gradient is not finite; -1 where all are."""
+    """The first step, from 0, whose loss or gradient is not finite, or -1; `at_failure` are its parts and norms."""
     at_failure: dict[str, Float[Array, ""]]
-    """The same parts and norms at that step; the last one's where none failed."""
 
 
 class TrainingData(NamedTuple):

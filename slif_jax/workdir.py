@@ -184,7 +184,7 @@ class Workdir:
         except UnicodeDecodeError:
             raise WorkdirError(f"{path} is not UTF-8 text.") from None
         if not isinstance(value, dict):
-            raise WorkdirError(f"{path} must hold a JSON object: it begins with {str(value)[:40]!r}.")
+            raise WorkdirError(f"{path} must hold a JSON object: got a {type(value).__name__}.")
         return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
