@@ -126,7 +126,7 @@ def test_a_page_of_damaged_files(tmp_path: Path, text: str):
     (tmp_path / "study.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(Config(dataset="synthetic").to_dict()))
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(WorkdirError, match=r"is damaged|a run that is not finished"):
+    with pytest.raises(WorkdirError, match=r"is damaged|a run that is not finished|must hold a JSON object"):
         report(tmp_path, num_users=0)
 
 
