@@ -69,7 +69,9 @@ def empty(num_items: int, num_neighbors: int) -> jraph.GraphsTuple:
     return neighbor_graph(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32))
 
 
-def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) -> jraph.GraphsTuple:
+def warm_up(
+    graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int, mutual: bool = False
+) -> jraph.GraphsTuple:
     """The correlation graph of the epochs before the first rebuild.
 
     Args:
@@ -78,6 +80,7 @@ def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) ->
       kind: 'empty', or 'features': the nearest items by the modalities' features side by side, each at unit length;
         items without training interactions have no edges, as after a rebuild.
       num_neighbors: k.
+      mutual: as in `rebuild`.
 
     Returns:
       A graph shaped like that of `rebuild`; the empty one where there is no modality.
@@ -91,7 +94,7 @@ def warm_up(graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int) ->
         return empty(num_items, num_neighbors)
     sides = [normalise_rows(item_features(graph).x) for graph in graphs.features.values()]
     joined = jnp.where(graphs.warm[:, None], jnp.concatenate(sides, axis=1), 0.0)
-    return rebuild(joined, num_neighbors=num_neighbors)
+    return rebuild(joined, num_neighbors=num_neighbors, mutual=mutual)
 
 
 @functools.partial(jax.jit, static_argnames="momentum")

@@ -62,7 +62,11 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainStat
     init_rng, rng = jax.random.split(jax.random.key(config.seed))
     kind = config.correlation_warm_up if config.uses_correlation() else "empty"
     correlation = correlation_lib.warm_up(
-        graphs, model.num_items, kind=kind, num_neighbors=config.correlation_neighbors
+        graphs,
+        model.num_items,
+        kind=kind,
+        num_neighbors=config.correlation_neighbors,
+        mutual=config.correlation_mutual,
     )
     params = model.init_params(init_rng, graphs, correlation)
     return TrainState(

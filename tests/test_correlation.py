@@ -38,7 +38,7 @@ def shapes(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-def slow_rebuild(vectors):
+def slow_rebuild(vectors, *, mutual=False):
     """The dense matrix of S."""
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -49,6 +49,8 @@ def slow_rebuild(vectors):
     for i, row in enumerate(cosines):
         for j in np.argsort(-row)[:K]:
             matrix[i, j] = max(row[j], 0)
+    if mutual:
+        matrix *= matrix.T > 0
     degree = matrix.sum(axis=1)
     scale = np.where(degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0)
     return scale[:, None] * matrix * scale[None, :]
@@ -63,6 +65,17 @@ def dense(graph):
 def test_rebuild_is_the_normalised_graph_of_the_nearest_items():
     for seed in range(3):
         np.testing.assert_allclose(dense(rebuild(draw(seed))), slow_rebuild(draw(seed)), rtol=1e-4, atol=1e-6)
+
+
+def test_mutual_neighbours_alone():
+    fewer = 0
+    for seed in range(3):
+        got = dense(correlation.rebuild(draw(seed), num_neighbors=K, mutual=True))
+        np.testing.assert_allclose(got, slow_rebuild(draw(seed), mutual=True), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got, got.T, rtol=1e-5)
+        assert got.any()
+        fewer += np.count_nonzero(dense(rebuild(draw(seed)))) - np.count_nonzero(got)
+    assert fewer > 0
 
 
 def test_rebuild_follows_the_items():
@@ -149,6 +162,8 @@ def test_warm_up_is_empty_or_the_nearest_by_all_features():
     joined[np.bincount(data.train[:, 1], minlength=NUM_ITEMS) == 0] = 0.0
     assert 2 < np.count_nonzero(joined.any(axis=1)) < NUM_ITEMS
     np.testing.assert_allclose(dense(got), slow_rebuild(joined), rtol=1e-4, atol=1e-6)
+    both: Any = correlation.warm_up(built, NUM_ITEMS, kind="features", num_neighbors=K, mutual=True)
+    np.testing.assert_allclose(dense(both), slow_rebuild(joined, mutual=True), rtol=1e-4, atol=1e-6)
     for graph, kind in ((built, "empty"), (built._replace(features={}), "features")):
         cold: Any = correlation.warm_up(graph, NUM_ITEMS, kind=kind, num_neighbors=K)
         assert not np.asarray(cold.edges.weight).any()
