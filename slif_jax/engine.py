@@ -43,6 +43,8 @@ class Engine(NamedTuple):
     feed_back: Callable[[TrainState, Encoded], TrainState]
     evaluate: Callable[[Encoded, str], Evaluation]
     """Full ranking of a split."""
+    program: "MeshProgram | None" = None
+    """On a mesh, what `run_epoch` runs."""
 
 
 def make_engine(
@@ -205,4 +207,5 @@ def _on_mesh(
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed(state, encoded, graphs),
         evaluate=lambda encoded, split: evaluators[split](encoded),
+        program=program,
     )

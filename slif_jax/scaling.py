@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from slif_jax.collectives import total
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.engine import MeshProgram, make_engine, mesh_program
+from slif_jax.engine import MeshProgram, make_engine
 from slif_jax.evaluate import ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.hlo import Collective, collectives
@@ -83,7 +83,8 @@ def measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds: 
     state, data = init_train_state(model, graphs, config), training_data(dataset)
     tasks = {"valid": ranking_task(dataset, "valid", config)}
     engine = make_engine(dataset, model, graphs, data, tasks, state, mesh)
-    program = mesh_program(dataset, model, graphs, data, state, mesh)
+    program = engine.program
+    assert program is not None
     placed = engine.put(state)
     compiled = program.run_epoch.lower(placed, program.graphs, program.data).compile()
     in_step = [c for c in collectives(compiled) if c.in_loop]
