@@ -220,11 +220,13 @@ def several_hosts() -> Iterator[multihost.Hosts]:
 
 
 def flags_text() -> str:
-    """This program's flags as a flagfile that repeats the run, also on other machines."""
+    """This program's flags as a flagfile that repeats the run, also on other machines, and never removes one."""
     defined: list[str] = []
     for module, module_flags in flags.FLAGS.flags_by_module_dict().items():
         if module == sys.argv[0] or module.startswith(("experiments", "__main__")):
-            kept = [flag for flag in module_flags if flag.value is not None and flag.name not in LAUNCH_FLAGS]
+            kept = [
+                flag for flag in module_flags if flag.value is not None and flag.name not in (*LAUNCH_FLAGS, "resume")
+            ]
             defined += [flag.serialize() for flag in kept]
     return "".join(line + "\n" for line in sorted(defined))
 

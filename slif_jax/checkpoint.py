@@ -88,10 +88,15 @@ class Checkpoints:
     Args:
       folder: made when the first checkpoint is written.
       config: of the run; a checkpoint of another one is refused.
+
+    Raises:
+      CheckpointError: if there is a file in the folder's place.
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
         self._folder, self._config = folder.absolute(), config
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file: checkpoints are kept there. Move it away.")
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
 
@@ -171,10 +176,10 @@ class Checkpoints:
         try:
             written.result()
         except Exception as error:
-            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+            reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(
-                f"The checkpoint of epoch {epoch} could not be written to {self._folder}: {reason}. Those before it "
-                "are intact. Mend the cause (space, quota, permissions); the same command then goes on from the last."
+                f"The checkpoint of epoch {epoch} could not be written to {self._folder}: {reason}. What was saved "
+                "before is intact. Mend the cause (space, quota, permissions), and the same command goes on from there."
             ) from error
 
     def close(self) -> None:
@@ -188,6 +193,16 @@ class Checkpoints:
         self._remove_partial()
         partial = self._folder / f"{progress.epoch}{_PARTIAL}"
         partial.mkdir(parents=True)
+        try:
+            self._fill(partial, arrays, progress)
+        except BaseException:  # a full disk: what is useless need not fill it
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._remove(progress.epoch)  # one that was passed over because it is damaged
+        os.rename(partial, self._folder / str(progress.epoch))
+        self._prune()
+
+    def _fill(self, partial: Path, arrays: Any, progress: Progress) -> None:
         _write_arrays(partial / "state", arrays)
         seal = {
             "schema": SCHEMA,
@@ -196,9 +211,6 @@ class Checkpoints:
             "files": _checksums(partial),
         }
         replace_text(partial / _SEAL, json.dumps({**seal, "sha256": _digest(seal)}, indent=1))
-        self._remove(progress.epoch)  # one that was passed over because it is damaged
-        os.rename(partial, self._folder / str(progress.epoch))
-        self._prune()
 
     def _prune(self) -> None:
         last = self.epochs()[-2:]
@@ -219,21 +231,48 @@ class Checkpoints:
     def _remove_partial(self) -> None:
         """What a killed process left half written or half deleted."""
         for path in self._folder.glob(f"*{_PARTIAL}"):
-            shutil.rmtree(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _restore_usable(self, target: TrainState, *, best: bool) -> tuple[TrainState, Progress] | None:
         chosen = from_first(self._choose() if is_first() else None)
         if chosen is None:
             return None
         epoch, best_epoch = chosen
-        state, progress = self.restore(target, best_epoch if best and best_epoch else epoch)
+        wanted = best_epoch if best and best_epoch else epoch
+        try:
+            state, progress = self.restore(target, wanted)
+        except (FileNotFoundError, DamagedCheckpointError):
+            if wanted in self.epochs():
+                raise
+            return self._restore_usable(target, best=best)  # a training that is at work here has just removed it
         if not best_epoch:  # it is lost, or there is none yet
             progress = dataclasses.replace(progress, best_epoch=0, best_value=-1.0, best_metrics={})
         return state, progress
 
     def _choose(self) -> tuple[int, int] | None:
         """The epoch to go on from and its best one, 0 where that is lost; None where nothing was saved."""
-        epochs, damages, without_best = self.epochs(), [], 0
+        while True:
+            epochs = self.epochs()
+            chosen, damages = self._choose_among(epochs)
+            if not damages or epochs == self.epochs():  # else a training that is at work here has removed some
+                break
+        told = " ".join(dict.fromkeys(damages))
+        if chosen is None and damages:
+            raise CheckpointError(f"{told} None is left to use: train again, with --resume=never.")
+        if chosen is not None and damages:
+            epoch, best_epoch = chosen
+            lost = f"epoch {epochs[-1]} is" if epoch == epochs[-1] - 1 else f"epochs {epoch + 1} to {epochs[-1]} are"
+            if not best_epoch:
+                lost = "the best epoch is lost, and the best of those that are left or to come takes its place"
+            else:
+                lost += " lost"
+            warnings.warn(f"{told} The checkpoint of epoch {epoch} is used: {lost}.", CheckpointWarning, stacklevel=4)
+        return chosen
+
+    def _choose_among(self, epochs: list[int]) -> tuple[tuple[int, int] | None, list[str]]:
+        """What `_choose` gives, and what is wrong with those that were passed over."""
+        damages: list[str] = []
+        without_best = 0
         for epoch in reversed(epochs):
             try:
                 best_epoch = self._verified(epoch)["best_epoch"]
@@ -247,14 +286,8 @@ class Checkpoints:
                 damages.append(str(error))
                 without_best = without_best or epoch
                 continue
-            _warn_of(damages, f"what was learned in the {epochs[-1] - epoch} epochs after it is lost", epoch)
-            return epoch, best_epoch
-        if without_best:
-            _warn_of(damages, "the best epoch is lost, and the best of those to come takes its place", without_best)
-            return without_best, 0
-        if damages:
-            raise CheckpointError(f"{' '.join(damages)} None is left to use: start over with --resume=never.")
-        return None
+            return (epoch, best_epoch), damages
+        return ((without_best, 0) if without_best else None), damages
 
     def _verified(self, epoch: int) -> dict[str, Any]:
         """The progress of a checkpoint whose files are all as they were written."""
@@ -293,12 +326,6 @@ class Checkpoints:
         return seal
 
 
-def _warn_of(damages: list[str], lost: str, epoch: int) -> None:
-    if damages:
-        told = " ".join(dict.fromkeys(damages))
-        warnings.warn(f"{told} The checkpoint of epoch {epoch} is used: {lost}.", CheckpointWarning, stacklevel=5)
-
-
 # orbax is imported where it is used: that takes a second, and gives the root logger a handler.
 
 
@@ -322,7 +349,8 @@ def _checkpointer() -> Any:
     """Of process 0, which does what it does without waiting for the others."""
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every file at level info
+    for name in ("absl", "asyncio"):  # orbax logs every file, and every failure with all of its trace
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     several = jax.process_count() > 1
     options = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0} if several else None)
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)

@@ -38,5 +38,5 @@ def failing_operation(state: TrainState, model: SlifMr, graphs: Graphs, data: Tr
             ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_HERE)]
             line = ours[-1]
             where = f"{Path(line.filename).relative_to(Path(_HERE).parent)}:{line.lineno} in {line.name}: {line.line}"
-            return f"{str(error).splitlines()[0]} It comes from {where}"
+            return f"{str(error).splitlines()[0].rstrip('.')}. It comes from {where}"
     return "Run operation by operation, the step gives numbers: the failure needs the compiled program."

@@ -333,7 +333,7 @@ def evaluate_scores(
       `Evaluation`: `means()`, and `groups.group_results` takes it.
 
     Raises:
-      ValueError: on another split, an unknown protocol, or scores of another shape.
+      ValueError: on another split, an unknown protocol, or scores of another shape or type.
 
     Example:
       >>> import numpy as np
@@ -346,37 +346,38 @@ def evaluate_scores(
       1.0
     """
     rules = with_rules(protocol, {}) if isinstance(protocol, str) else protocol
-    # No epoch is chosen here, but a `Config` insists that its metric of selection is among its cut-offs.
-    chosen_by = f"recall@{max(topk, default=0)}"
-    config = Config(topk=topk, select_on=chosen_by, eval_block=max(min(block, dataset.num_users), 1))
+    select_on = f"recall@{max(topk, default=0)}"  # no epoch is chosen, but a `Config` wants one of its cut-offs
+    config = Config(topk=tuple(topk), select_on=select_on, eval_block=min(block, max(dataset.num_users, 1)))
     task = ranking_task(dataset, split, config, protocol=rules, candidates=candidates)
     users, width = np.asarray(task.arrays.users), list_width(task)
     hits = [np.zeros((0, width), np.int8)]
     for start in range(0, len(users), task.block):
         rows = users[start : start + task.block]
-        scores = jnp.asarray(score_fn(rows))
+        scores = np.asarray(score_fn(rows))
+        if scores.dtype.kind not in "biuf" and not jnp.issubdtype(scores.dtype, jnp.floating):
+            raise ValueError(f"`score_fn` must give real numbers: got dtype {scores.dtype}.")
         if scores.shape != (len(rows), dataset.num_items):
-            raise ValueError(
-                f"`score_fn` must give a row per user and a column per item: got shape {scores.shape} for {len(rows)} "
-                f"users and {dataset.num_items} items. Items that are not to be ranked get the score -inf."
-            )
-        hits.append(np.asarray(_rank_scores(scores, task.arrays, np.int32(start), width=width)))
+            expected = f"a row per user and a column per item, {len(rows)} x {dataset.num_items}, -inf for no rank"
+            raise ValueError(f"`score_fn` must give {expected}: got shape {scores.shape}.")
+        with np.errstate(over="ignore"):
+            found = _rank_scores(scores.astype(np.float32), task.arrays, np.int32(start), width=width)
+        hits.append(np.asarray(found))
     return evaluation_of(task, np.concatenate(hits))
 
 
 @functools.partial(jax.jit, static_argnames="width")
-def _rank_scores(scores: Array, arrays: TaskArrays, start: Array, *, width: int) -> Int8[Array, "block width"]:
+def _rank_scores(
+    scores: Array | np.ndarray, arrays: TaskArrays, start: Array | np.int32, *, width: int
+) -> Int8[Array, "block width"]:
     """As `rank_block`, from the scores of a block."""
-    block = scores.shape[0]
+    block = len(scores)
     seen = jax.lax.dynamic_slice_in_dim(arrays.seen_indptr, start, block + 1)
     bounds = jax.lax.dynamic_slice_in_dim(arrays.relevant_indptr, start, block + 1)
-    scores = scores.astype(jnp.float32)
     if arrays.candidates is not None:
         scores = scores[:, arrays.candidates]
     places = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
     masked = jnp.isnan(scores) | contains(arrays.seen, seen[:-1], seen[1:], places)
-    # A negative zero is a zero: both are the same score.
-    scores = jnp.where(masked, -jnp.inf, jnp.where(scores == 0, 0.0, scores))
+    scores = jnp.where(masked, -jnp.inf, jnp.where(scores == 0, 0.0, scores))  # a negative zero is a zero
     return _hits(best(scores, width).indices, arrays, bounds)
 
 

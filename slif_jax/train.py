@@ -29,7 +29,7 @@ from slif_jax.progress import ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
 from slif_jax.train_state import init_train_state
 from slif_jax.train_step import LOSS_PARTS, NORMS, EpochLosses, rebuild_is_due, training_data
-from slif_jax.workdir import Stopped, Workdir, peak_memory_bytes
+from slif_jax.workdir import Stopped, Workdir, WorkdirError, peak_memory_bytes
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -117,6 +117,9 @@ def train_and_evaluate(
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
         if (saved := checkpoints.restore_last(state)) is not None:
             state, status = saved
+            status = Progress(**from_first(dataclasses.asdict(_with_a_best(status, folder, config))))
+        elif is_first():
+            _refuse_lost_checkpoints(folder, resume)
         examples = training_data(dataset)
         rules = config.rules()
         tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
@@ -125,7 +128,8 @@ def train_and_evaluate(
         done = from_first(_finished(folder, config, status, evaluate_test=evaluate_test))
         if done is not None:
             with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
-                reporter.say(f"{folder.path} is done: nothing to train.\n{describe_result(done)}")
+                more = f" (it has {status.epoch} epochs)" if status.epoch > config.epochs else ""
+                reporter.say(f"{folder.path} is done{more}: nothing to train.\n{describe_result(done)}")
             return done
         folder.write_run_files(config, dataset.fingerprint, flags_text)
         folder.keep_metrics(status.epoch)
@@ -152,7 +156,8 @@ def train_and_evaluate(
                     if saved_epoch != status.epoch:
                         checkpoints.save(engine.get(state), status)
                     checkpoints.wait()
-                    raise Stopped(f"Stopped after epoch {status.epoch}: the same command goes on from there.")
+                    without = ", without --resume=never," if resume == "never" else ""
+                    raise Stopped(f"Stopped after epoch {status.epoch}: the same command{without} goes on from there.")
                 kept = None
                 if rebuild_is_due(status.epoch, config):
                     with seconds.measure("rebuild"):
@@ -162,6 +167,8 @@ def train_and_evaluate(
                     state, losses = jax.block_until_ready(engine.run_epoch(state))
                 if (step := int(losses.failed_step)) >= 0:
                     message = _failure(losses, status.epoch + 1, folder)
+                    if not debug_nans:
+                        message += " --debug_nans finds the operation."
                     if replay is not None and before is not None:
                         message += " " + failing_operation(before, model, *replay, step)
                     raise NonFiniteLossError(message)
@@ -192,11 +199,37 @@ def train_and_evaluate(
             if test is not None:
                 save_users(folder.path / "test_users.npz", test, dataset, config)
             result = _result(config, dataset, status, test, seconds)
-            rows = folder.read_metrics()
-            plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+            try:
+                rows = folder.read_metrics()
+                plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+            except (KeyError, TypeError, AttributeError) as error:
+                reporter.say(f"No plots: {folder.path / 'metrics.jsonl'} was changed ({error!r}).")
             folder.write_json("result.json", result)  # last: it says that the run is done
             reporter.say(describe_result(result))
     return result
+
+
+def _refuse_lost_checkpoints(folder: Workdir, resume: str) -> None:
+    """A run without any checkpoint has just begun, or somebody has removed them."""
+    done = (folder.path / "result.json").is_file()
+    if done or (resume == "must" and not folder.checkpoints.is_dir()):
+        raise WorkdirError(
+            f"{folder.path} has {'a result' if done else 'a run'}, but no checkpoints. Put them back, or start over "
+            f"with --resume={'never' if done else 'auto'}."
+        )
+
+
+def _with_a_best(status: Progress, folder: Workdir, config: Config) -> Progress:
+    """Where the best epoch was lost, the restored one takes its place, if it was evaluated."""
+    if status.best_epoch or not is_first():
+        return status
+    part, rows = config.rules().select_part, folder.read_metrics()
+    scores = next((row.get(part) for row in rows if row["epoch"] == status.epoch), None)
+    if not isinstance(scores, dict) or config.select_on not in scores:
+        return status
+    return dataclasses.replace(
+        status, best_epoch=status.epoch, best_value=scores[config.select_on], best_metrics=scores
+    )
 
 
 def _is_over(status: Progress, config: Config) -> bool:
@@ -230,7 +263,7 @@ def _failure(losses: EpochLosses, epoch: int, folder: Workdir) -> str:
     return (
         f"Epoch {epoch}, step {int(losses.failed_step) + 1}: not finite: {', '.join(bad)}; finite: "
         f"{', '.join(good) or 'nothing'}. The checkpoints in {folder.checkpoints} are intact. Try a smaller "
-        "--learning_rate or --clip_norm=1; --debug_nans finds the operation."
+        "--learning_rate or --clip_norm=1, in another --workdir or with --resume=never."
     )
 
 
@@ -241,7 +274,7 @@ def _number(value: jax.Array | None) -> float | None:
 def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_test: bool) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do."""
     result = folder.read_json("result.json")
-    if result is None or result.get("epochs") != status.epoch or (evaluate_test and not result["test"]):
+    if result is None or result.get("epochs") != status.epoch or (evaluate_test and not result.get("test")):
         return None
     return result if _is_over(status, config) else None
 

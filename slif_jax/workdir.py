@@ -76,7 +76,7 @@ class Workdir:
             raise ValueError(f"`resume` must be one of {', '.join(RESUME_MODES)}: got '{resume}'.")
         if self.path.exists() and not self.path.is_dir():
             raise WorkdirError(f"{self.path} is a file. Name a folder with --workdir.")
-        stored = self.stored_config()
+        stored = self._config_to_resume(resume)
         if stored is None:
             if resume == "must":
                 raise WorkdirError(f"{self.path} holds no run to resume. Train with --resume=auto first.")
@@ -100,11 +100,16 @@ class Workdir:
         A folder that did not exist is made, and goes again if nothing is written to it.
 
         Raises:
-          WorkdirError: if another process runs here; it names process and host.
+          WorkdirError: if another process runs here, which is named with its host; or nothing can be written here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / _LOCK
-        file = _locked(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = _locked(path)
+        except OSError as error:
+            raise WorkdirError(
+                f"{self.path} cannot be written to ({error.strerror}). Name another --workdir."
+            ) from None
         try:
             os.ftruncate(file, 0)
             os.write(file, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode() + b"\n")
@@ -127,7 +132,7 @@ class Workdir:
           WorkdirError: as `check`, and if the run in this folder was trained on other data.
         """
         self.check(config, resume=resume)
-        stored = self.stored_config()
+        stored = self._config_to_resume(resume)
         if stored is not None and resume == "never":
             self._remove_run()
             stored = None
@@ -148,13 +153,24 @@ class Workdir:
         if flags_text is not None:
             self.write_text("flags.txt", flags_text)
 
+    def _config_to_resume(self, resume: str) -> tuple[Config, str] | None:
+        try:
+            return self.stored_config()
+        except WorkdirError:
+            if resume != "never":
+                raise
+            return Config(), ""  # it goes anyway
+
     def stored_config(self) -> tuple[Config, str] | None:
         """The configuration of the run in this folder and the hash of its data, or None where there is no run.
 
         Raises:
           WorkdirError: if `config.json` is no configuration of this version.
         """
-        stored = self.read_json("config.json")
+        try:
+            stored = self.read_json("config.json")
+        except WorkdirError as error:
+            raise WorkdirError(f"{error} Or start over with --resume=never.") from None
         if stored is None:
             return None
         try:
@@ -180,11 +196,11 @@ class Workdir:
         try:
             value = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise WorkdirError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+            raise WorkdirError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}). Restore it.") from None
         except UnicodeDecodeError:
-            raise WorkdirError(f"{path} is not UTF-8 text.") from None
+            raise WorkdirError(f"{path} is not UTF-8 text. Restore it.") from None
         if not isinstance(value, dict):
-            raise WorkdirError(f"{path} must hold a JSON object: got a {type(value).__name__}.")
+            raise WorkdirError(f"{path} must hold a JSON object: got a {type(value).__name__}. Restore it.")
         return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
@@ -197,7 +213,8 @@ class Workdir:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one epoch to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        path = self.path / "metrics.jsonl"
+        with _errors_name(path), path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -214,7 +231,7 @@ class Workdir:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 row = None
-            if isinstance(row, dict) and "epoch" in row:
+            if isinstance(row, dict) and isinstance(row.get("epoch"), int):
                 rows.append(row)
             elif number < len(lines):
                 raise WorkdirError(f"{path}, line {number}: not an epoch. Remove the line; it is for plots alone.")
@@ -229,14 +246,26 @@ class Workdir:
 def replace_text(path: Path, text: str) -> None:
     """Writes a file at once: a reader sees the old text or the new one, never a part."""
     partial = path.with_name(path.name + _PARTIAL)
+    with _errors_name(path):
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:  # a full disk: the old file stays, the part goes
+            partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _errors_name(path: Path) -> Iterator[None]:
+    """Gives the file's name to errors of the system that have none, such as that of a full disk."""
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:  # a full disk: the old file stays, the part goes
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -106,7 +106,7 @@ def test_damage_is_noticed_and_the_one_before_is_used(tmp_path: Path, damage: st
     folder = saved(tmp_path / "c", {4: 4, 6: 4, 9: 4})
     act, words = DAMAGE[damage]
     act(largest(folder / "9"))
-    with pytest.warns(CheckpointWarning, match=rf"9/.*{words}.*epoch 6 is used.*3 epochs after it is lost"):
+    with pytest.warns(CheckpointWarning, match=rf"9/.*{words}.*epoch 6 is used: epochs 7 to 9 are lost"):
         found = last(folder)
     assert found is not None
     assert found[0] == 6
@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.Mo
         checkpoints.save(state_of(6), Progress(epoch=6, best_epoch=6))
         with pytest.raises(CheckpointError, match=r"epoch 6 could not be written .*No space left on device.*intact"):
             checkpoints.close()
-    assert (folder / "6.partial").is_dir()
+    assert epochs(folder) == [4]
     assert last(folder) == (4, Progress(epoch=4, best_epoch=4, seconds={"train": 0.4}))
     saved(folder, {6: 6})
     assert epochs(folder) == [4, 6]
@@ -212,3 +212,26 @@ def test_what_a_killed_process_left_is_no_checkpoint(tmp_path: Path):
     assert last(folder) == (4, Progress(epoch=4, best_epoch=4, seconds={"train": 0.4}))
     saved(folder, {6: 6})
     assert epochs(folder) == [4, 6]
+
+
+def test_a_training_at_work_in_the_folder_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = saved(tmp_path / "c", {4: 4, 6: 6})
+    reader, real = Checkpoints(folder, CONFIG), Checkpoints.restore
+    removed: list[int] = []
+
+    def restore(self: Checkpoints, target: TrainState, epoch: int):
+        if not removed:  # between the choice and the reading
+            removed.append(epoch)
+            saved(folder, {9: 9, 12: 12})
+        return real(self, target, epoch)
+
+    monkeypatch.setattr(Checkpoints, "restore", restore)
+    found = reader.restore_best(state_of(0))
+    assert found is not None
+    assert (removed, found[1].epoch) == ([6], 12)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
+    (tmp_path / "c").write_text("")
+    with pytest.raises(CheckpointError, match="is a file"):
+        Checkpoints(tmp_path / "c", CONFIG)

@@ -192,7 +192,19 @@ def test_a_score_that_is_no_number_is_never_listed(dataset: Dataset):
 
 
 def test_scores_must_fit_the_data_and_the_protocol_must_be_known(dataset: Dataset):
-    with pytest.raises(ValueError, match=r"got shape \(60, 3\) for 60 users and 130 items"):
+    with pytest.raises(ValueError, match=r"per item, 60 x 130, .*: got shape \(60, 3\)"):
         evaluate_scores(lambda users: np.zeros((len(users), 3)), dataset, "test")
     with pytest.raises(ValueError, match=r"Unknown protocol 'lenient'\. Known: strict, "):
         evaluate_scores(lambda users: np.zeros((len(users), 3)), dataset, "test", protocol="lenient")
+    for wrong in (np.zeros((60, 130), np.complex64), np.full((60, 130), "1")):
+        with pytest.raises(ValueError, match="must give real numbers: got dtype"):
+            evaluate_scores(lambda users, wrong=wrong: wrong[users], dataset, "test")
+
+
+def test_large_integers_are_scores_too(dataset: Dataset):
+    scores = np.zeros((dataset.num_users, dataset.num_items), np.int64)
+    scores[dataset.test[:, 0], dataset.test[:, 1]] = 3_000_000_000  # beyond int32
+    found = evaluate_scores(lambda users: scores[users], dataset, "test", topk=(20,)).means()
+    ideal = evaluate_scores(lambda users: scores[users] / 3e9, dataset, "test", topk=(20,)).means()
+    assert found == ideal
+    assert found["recall@20"] > 0.9

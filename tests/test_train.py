@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from slif_jax.config import Config
 from slif_jax.evaluate import SPLITS
 from slif_jax.memory import WillNotFitError
 from slif_jax.train import NonFiniteLossError, describe_result, train_and_evaluate
-from slif_jax.workdir import Workdir, WorkdirError
+from slif_jax.workdir import CheckpointWarning, Workdir, WorkdirError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -151,6 +152,47 @@ def test_a_finished_run_says_so_and_changes_nothing(unbroken: Path):
 def test_another_configuration_is_refused_with_the_difference(unbroken: Path):
     with pytest.raises(WorkdirError, match=r"learning_rate is 0\.5, was 0\.01"):
         run(unbroken, dataclasses.replace(SMALL, learning_rate=0.5))
+
+
+def test_checkpoints_that_somebody_removed_are_missed(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(WorkdirError, match=r"has a result, but no checkpoints.*--resume=never"):
+        run(tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(WorkdirError, match=r"has a run, but no checkpoints.*--resume=auto"):
+        run(tmp_path / "run", resume="must")
+    assert len(Workdir(tmp_path / "run").read_metrics()) == 6
+
+
+def test_where_the_best_epoch_is_lost_the_last_takes_its_place(tmp_path: Path):
+    config = dataclasses.replace(SMALL, patience=2, epochs=100)
+    before = run(tmp_path / "run", config)
+    for file in (tmp_path / "run" / "checkpoints" / str(before["best_epoch"]) / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.warns(CheckpointWarning, match="the best epoch is lost"):
+        after = run(tmp_path / "run", config)
+    assert (after["best_epoch"], after["epochs"]) == (before["epochs"], before["epochs"])
+    assert after["valid"] == Workdir(tmp_path / "run").read_metrics()[-1]["valid"]
+    assert "chosen on validation" in describe_result(after)
+
+
+def test_a_damaged_configuration_can_be_started_over(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"dataset": ')
+    with pytest.raises(WorkdirError, match=r"not valid JSON.*--resume=never"):
+        run(tmp_path / "run")
+    assert run(tmp_path / "run", dataclasses.replace(SMALL, epochs=1), resume="never")["epochs"] == 1
+
+
+def test_metrics_that_were_changed_do_not_cost_the_result(unbroken: Path, tmp_path: Path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"loss": {', '"lost": {', 1))
+    assert run(tmp_path / "run")["test"] == numbers(unbroken)[2]
 
 
 def test_patience_ends_training(tmp_path: Path):
