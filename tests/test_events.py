@@ -16,6 +16,7 @@ def row(epoch: int, *, valid: bool = True, kept: float | None = None) -> dict:
         "loss": {"loss": 1.0 / epoch, "recommendation": 0.5},
         "valid": {"recall@20": 0.25 * epoch} if valid else {},
         "correlation_kept": kept,
+        "norms": {"gradient_norm": 2.0 * epoch},
     }
 
 
@@ -50,8 +51,9 @@ def test_tags_name_the_part_and_the_metric():
         "loss/recommendation": 0.5,
         "valid/recall_at_20": 0.5,
         "correlation/edges_kept": 0.75,
+        "norms/gradient_norm": 4.0,
     }
-    assert set(scalars(row(1, valid=False))) == {"loss/loss", "loss/recommendation"}
+    assert set(scalars(row(1, valid=False))) == {"loss/loss", "loss/recommendation", "norms/gradient_norm"}
 
 
 def test_events_are_read_back(tmp_path: Path):
