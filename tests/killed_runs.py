@@ -236,9 +236,11 @@ def main(kills: int, seed: int, folder: Path) -> int:
         run, path, deaths, over = run + 1, folder / f"run{run + 1}", [], False
         while not over:
             left = done < kills and len(deaths) < 8
-            if left and places and len(deaths) % 2:
-                place, nth = places.pop(), draw.randint(1, 2)
+            if left and places and len(deaths) % 2 == 0:
+                place, nth = places.pop(), draw.randint(1, 2) if not deaths else 1
                 over, moment = attempt(path, cache, place=place, nth=nth), f"{place} {nth}"
+                if over:  # the run did not come by there any more: another one will
+                    places.append(place)
             elif left:
                 seconds = draw.uniform(0.2 * length, length)
                 over, moment = attempt(path, cache, seconds=seconds), f"{seconds:.2f} s"
