@@ -34,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU found"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests have tried, also those that other processes have run."""
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for name, value in report.user_properties:
+            if name == "tried":
+                terminalreporter.section(report.nodeid)
+                terminalreporter.write_line(str(value).rstrip())
+
+
 @pytest.fixture
 def standard_promotion() -> Iterator[None]:
     """For tests that run the optimizer: optax multiplies floats by its integer step count."""

@@ -1,6 +1,7 @@
 """What only shows over time: runs killed again and again, memory, recompilation, open files.
 
-The short forms run with the other tests, the long ones with `make soak`; both print what they tried and what was lost.
+The short forms run with the other tests, the long ones with `make soak`. What they tried and what was lost is printed
+at the end of the session (`record_property`, conftest.py).
 """
 
 import ctypes
@@ -8,6 +9,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +22,28 @@ from slif_jax.train import train_and_evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+Record = Callable[[str, object], None]
 SMOKE = ROOT / "experiments" / "presets" / "smoke.flags"
 
 
-def killed(folder: Path, kills: int, capsys: pytest.CaptureFixture) -> str:
+def killed(folder: Path, kills: int, record_property: Record) -> str:
     command = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), f"--kills={kills}", f"--folder={folder}"]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    with capsys.disabled():
-        print("\n" + done.stdout, end="")
+    record_property("tried", done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_runs_killed_at_any_moment_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
-    printed = killed(tmp_path, 4, capsys)
+def test_runs_killed_at_any_moment_lose_nothing(tmp_path: Path, record_property: Record):
+    printed = killed(tmp_path, 4, record_property)
     assert "4 kills" in printed
     assert "none differ from the unbroken run" in printed
 
 
 @pytest.mark.soak
-def test_thirty_kills_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture):
-    assert "30 kills" in killed(tmp_path, 30, capsys)
+def test_thirty_kills_lose_nothing(tmp_path: Path, record_property: Record):
+    assert "30 kills" in killed(tmp_path, 30, record_property)
 
 
 class Watch:
@@ -73,19 +75,19 @@ class Watch:
         pass
 
 
-def soaked(config: Config, workdir: Path, settled: int, capsys: pytest.CaptureFixture) -> None:
+def soaked(config: Config, workdir: Path, settled: int, record_property: Record) -> None:
     watch = Watch()
     jax.monitoring.register_event_duration_secs_listener(watch.count)
     with jax.numpy_dtype_promotion("standard"):
         train_and_evaluate(config, workdir, progress=watch)
     memory, files, compiled = zip(*watch.rows, strict=True)
     growth = memory[-1] - memory[settled - 1]
-    with capsys.disabled():
-        print(
-            f"\n{len(memory)} epochs, at epoch {settled} and at the end: {memory[settled - 1] / 2**20:.1f} and "
-            f"{memory[-1] / 2**20:.1f} MiB, {files[settled - 1]} and {files[-1]} open files, {compiled[settled - 1]} "
-            f"and {compiled[-1]} programs compiled"
-        )
+    record_property(
+        "tried",
+        f"{len(memory)} epochs, at epoch {settled} and at the end: {memory[settled - 1] / 2**20:.1f} and "
+        f"{memory[-1] / 2**20:.1f} MiB, {files[settled - 1]} and {files[-1]} open files, {compiled[settled - 1]} "
+        f"and {compiled[-1]} programs compiled",
+    )
     assert compiled[-1] == compiled[settled - 1] > 0
     assert min(files[-20:]) <= max(files[:settled])  # while a checkpoint is written there are some more
     assert growth <= 0.02 * memory[settled - 1]
@@ -100,7 +102,7 @@ def smoke(epochs: int) -> Config:
     )
 
 
-def test_sixty_epochs_leave_memory_files_and_programs_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_sixty_epochs_leave_memory_files_and_programs_as_they_are(tmp_path: Path, record_property: Record):
     small = Config(
         dataset="synthetic:users=60,items=40,clusters=3,seed=2",
         width=8,
@@ -112,9 +114,9 @@ def test_sixty_epochs_leave_memory_files_and_programs_as_they_are(tmp_path: Path
         epochs=60,
         patience=60,
     )
-    soaked(small, tmp_path / "run", 20, capsys)
+    soaked(small, tmp_path / "run", 20, record_property)
 
 
 @pytest.mark.soak
-def test_five_hundred_epochs_of_the_smoke_preset(tmp_path: Path, capsys: pytest.CaptureFixture):
-    soaked(smoke(500), tmp_path / "run", 20, capsys)
+def test_five_hundred_epochs_of_the_smoke_preset(tmp_path: Path, record_property: Record):
+    soaked(smoke(500), tmp_path / "run", 20, record_property)
