@@ -28,6 +28,18 @@ from slif_jax.train_state import TrainState, make_optimizer
 from slif_jax.train_step import EpochLosses, TrainingData, close_the_loop, feed_back, make_epoch, make_run_epoch
 
 
+class MeshProgram(NamedTuple):
+    """A training's arrays on a mesh, and the function of an epoch over them: for tests, studies and importers."""
+
+    sharder: Sharder
+    model: SlifMr
+    """For one device: it counts the rows that a device has."""
+    graphs: Graphs
+    data: TrainingData
+    run_epoch: jax.stages.Wrapped
+    """`run_epoch(state, graphs, data)`, jitted; the state is donated."""
+
+
 class Engine(NamedTuple):
     """What a training does between two looks at the clock. States are as `put` gives them."""
 
@@ -43,7 +55,7 @@ class Engine(NamedTuple):
     feed_back: Callable[[TrainState, Encoded], TrainState]
     evaluate: Callable[[Encoded, str], Evaluation]
     """Full ranking of a split."""
-    program: "MeshProgram | None" = None
+    program: MeshProgram | None = None
     """On a mesh, what `run_epoch` runs."""
 
 
@@ -93,18 +105,6 @@ def _on_one_device(
         feed_back=lambda state, encoded: feed_back(state, encoded, graphs, config),
         evaluate=lambda encoded, split: evaluate_vectors(encoded.final, tasks[split]),
     )
-
-
-class MeshProgram(NamedTuple):
-    """A training's arrays on a mesh, and the function of an epoch over them: for tests, studies and importers."""
-
-    sharder: Sharder
-    model: SlifMr
-    """For one device: it counts the rows that a device has."""
-    graphs: Graphs
-    data: TrainingData
-    run_epoch: jax.stages.Wrapped
-    """`run_epoch(state, graphs, data)`, jitted; the state is donated."""
 
 
 def mesh_program(
