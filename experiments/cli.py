@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import errno
-import os
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from experiments.stopping import STATUS, end_at_once
 from slif_jax import multihost
 from slif_jax.clusters import LaunchWarning
 from slif_jax.config import Config
@@ -22,7 +23,7 @@ from slif_jax.data import DataError, DataWarning
 from slif_jax.workdir import CheckpointWarning, Stopped, WorkdirError
 
 USAGE_ERROR = 2
-HOST_LOST = 75  # EX_TEMPFAIL: the same command goes on
+HOST_LOST = STATUS[signal.SIGTERM]  # the same command goes on
 LAUNCH_FLAGS = (
     "multihost",
     "coordinator_address",
@@ -251,10 +252,7 @@ def run(main: Callable[[], int | None]) -> None:
                 raise
             return complain((str(error) or "Out of memory.") + _remedy(error))
         except KeyboardInterrupt:
-            print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
-            sys.stdout.flush()
-            # At once: threads of JAX may still be at work, and taking the process apart under them crashes.
-            os._exit(130)
+            end_at_once(signal.SIGINT)
 
     app.run(guarded, flags_parser=_parse)
 

@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
+from slif_jax import multihost
 from slif_jax.workdir import Stopped
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 75}
 """Exit status by signal. 75 is EX_TEMPFAIL: the same command goes on."""
-_WORDS = "Trainings and studies go on where they were with the same command."
 
 
 class StopRequest:
@@ -31,11 +32,14 @@ class StopRequest:
             self.signal = number
             print(f"{number.name}: stopping after this epoch, and saving. Once more stops at once.", file=sys.stderr)
             return
-        print(f"Stopped. {_WORDS}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # At once: threads of JAX may still be at work, and taking the process apart under them crashes.
-        os._exit(STATUS[number])
+        end_at_once(number)
+
+
+def end_at_once(number: signal.Signals) -> NoReturn:
+    """Ends the process with the status of a signal."""
+    print("Stopped. Trainings and studies go on where they were with the same command.", file=sys.stderr)
+    # Not in order: threads of JAX may still be at work, and taking the process apart under them crashes.
+    multihost.leave(STATUS[number])
 
 
 @contextlib.contextmanager

@@ -150,7 +150,13 @@ class Checkpoints:
           DamagedCheckpointError: if its files are not what was written.
           CheckpointError: if it is of another configuration or a newer version.
         """
-        progress = from_first(self._verified(epoch) if is_first() else None)
+        if is_first():
+            self._verified(epoch)
+        return self._load(target, epoch)
+
+    def _load(self, target: TrainState, epoch: int) -> tuple[TrainState, Progress]:
+        """As `restore`, of a checkpoint whose files were verified."""
+        progress = from_first(self._seal(epoch)["progress"] if is_first() else None)
         shapes = as_shapes(target)
         blank = jax.tree.map(lambda x: _key_bits(x) if _is_key(x) else x, shapes)
         state = None
@@ -240,17 +246,17 @@ class Checkpoints:
         epoch, best_epoch = chosen
         wanted = best_epoch if best and best_epoch else epoch
         try:
-            state, progress = self.restore(target, wanted)
+            state, progress = self._load(target, wanted)
         except (FileNotFoundError, DamagedCheckpointError):
             if wanted in self.epochs():
                 raise
             return self._restore_usable(target, best=best)  # a training that is at work here has just removed it
-        if not best_epoch:  # it is lost, or there is none yet
+        if best_epoch is None:
             progress = dataclasses.replace(progress, best_epoch=0, best_value=-1.0, best_metrics={})
         return state, progress
 
-    def _choose(self) -> tuple[int, int] | None:
-        """The epoch to go on from and its best one, 0 where that is lost; None where nothing was saved."""
+    def _choose(self) -> tuple[int, int | None] | None:
+        """The epoch to go on from and its best one, 0 before there is any, None where it is lost; or None at all."""
         while True:
             epochs = self.epochs()
             chosen, damages = self._choose_among(epochs)
@@ -261,15 +267,16 @@ class Checkpoints:
             raise CheckpointError(f"{told} None is left to use: train again, with --resume=never.")
         if chosen is not None and damages:
             epoch, best_epoch = chosen
-            lost = f"epoch {epochs[-1]} is" if epoch == epochs[-1] - 1 else f"epochs {epoch + 1} to {epochs[-1]} are"
-            if not best_epoch:
+            if best_epoch is None:
                 lost = "the best epoch is lost, and the best of those that are left or to come takes its place"
+            elif epochs[-1] == epoch + 1:
+                lost = f"epoch {epochs[-1]} is lost"
             else:
-                lost += " lost"
+                lost = f"epochs {epoch + 1} to {epochs[-1]} are lost"
             warnings.warn(f"{told} The checkpoint of epoch {epoch} is used: {lost}.", CheckpointWarning, stacklevel=4)
         return chosen
 
-    def _choose_among(self, epochs: list[int]) -> tuple[tuple[int, int] | None, list[str]]:
+    def _choose_among(self, epochs: list[int]) -> tuple[tuple[int, int | None] | None, list[str]]:
         """What `_choose` gives, and what is wrong with those that were passed over."""
         damages: list[str] = []
         without_best = 0
@@ -287,7 +294,7 @@ class Checkpoints:
                 without_best = without_best or epoch
                 continue
             return (epoch, best_epoch), damages
-        return ((without_best, 0) if without_best else None), damages
+        return ((without_best, None) if without_best else None), damages
 
     def _verified(self, epoch: int) -> dict[str, Any]:
         """The progress of a checkpoint whose files are all as they were written."""

@@ -370,9 +370,8 @@ def _rank_scores(
     scores: Array | np.ndarray, arrays: TaskArrays, start: Array | np.int32, *, width: int
 ) -> Int8[Array, "block width"]:
     """As `rank_block`, from the scores of a block."""
-    block = len(scores)
-    seen = jax.lax.dynamic_slice_in_dim(arrays.seen_indptr, start, block + 1)
-    bounds = jax.lax.dynamic_slice_in_dim(arrays.relevant_indptr, start, block + 1)
+    cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=len(scores) + 1)
+    seen, bounds = cut(arrays.seen_indptr), cut(arrays.relevant_indptr)
     if arrays.candidates is not None:
         scores = scores[:, arrays.candidates]
     places = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)

@@ -162,16 +162,13 @@ def train_and_evaluate(
                 if rebuild_is_due(status.epoch, config):
                     with seconds.measure("rebuild"):
                         state, kept = jax.block_until_ready(engine.close_the_loop(state))
-                before = None if replay is None else jax.tree.map(jnp.copy, state)
+                before = None if replay is None else (jax.tree.map(jnp.copy, state), model, *replay)
                 with seconds.measure("train"):
                     state, losses = jax.block_until_ready(engine.run_epoch(state))
                 if (step := int(losses.failed_step)) >= 0:
                     message = _failure(losses, status.epoch + 1, folder)
-                    if not debug_nans:
-                        message += " --debug_nans finds the operation."
-                    if replay is not None and before is not None:
-                        message += " " + failing_operation(before, model, *replay, step)
-                    raise NonFiniteLossError(message)
+                    found = "--debug_nans finds the operation." if before is None else failing_operation(*before, step)
+                    raise NonFiniteLossError(f"{message} {found}")
                 with seconds.measure("evaluate"):
                     encoded = engine.encode(state)
                     state = engine.feed_back(state, encoded)

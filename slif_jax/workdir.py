@@ -315,8 +315,8 @@ def _is_gone(path: Path) -> bool:
         os.kill(holder[0], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it is another user's
-        return False
+    except PermissionError:  # it is there, and another user's
+        pass
     return False
 
 

@@ -32,6 +32,17 @@ QUICK_XLA = "--xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):  # 0.11 ends at once on a flag that it does not know
     QUICK_XLA += " --xla_cpu_use_fusion_emitters=false"
 
+TINY_RUN = (
+    "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
+    "--width=8",
+    "--modalities=none",
+    "--noknowledge_graph",
+    "--correlation_start=1",
+    "--batch_size=256",
+    "--softmax_negatives=32",
+)
+"""Flags of a training that takes moments."""
+
 
 class Program:
     """A running program; as much of `subprocess.Popen` as tests need."""

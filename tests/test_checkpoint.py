@@ -216,16 +216,16 @@ def test_what_a_killed_process_left_is_no_checkpoint(tmp_path: Path):
 
 def test_a_training_at_work_in_the_folder_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = saved(tmp_path / "c", {4: 4, 6: 6})
-    reader, real = Checkpoints(folder, CONFIG), Checkpoints.restore
+    reader, real = Checkpoints(folder, CONFIG), Checkpoints._load
     removed: list[int] = []
 
-    def restore(self: Checkpoints, target: TrainState, epoch: int):
+    def load(self: Checkpoints, target: TrainState, epoch: int):
         if not removed:  # between the choice and the reading
             removed.append(epoch)
             saved(folder, {9: 9, 12: 12})
         return real(self, target, epoch)
 
-    monkeypatch.setattr(Checkpoints, "restore", restore)
+    monkeypatch.setattr(Checkpoints, "_load", load)
     found = reader.restore_best(state_of(0))
     assert found is not None
     assert (removed, found[1].epoch) == ([6], 12)
@@ -235,3 +235,10 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path):
     (tmp_path / "c").write_text("")
     with pytest.raises(CheckpointError, match="is a file"):
         Checkpoints(tmp_path / "c", CONFIG)
+
+
+def test_where_no_epoch_was_the_best_yet_none_is_called_lost(tmp_path: Path):
+    folder = saved(tmp_path / "c", {2: 0, 4: 0})
+    flip_a_bit(largest(folder / "4"))
+    with pytest.warns(CheckpointWarning, match="epoch 2 is used: epochs 3 to 4 are lost"):
+        assert last(folder) is not None

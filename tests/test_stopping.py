@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from programs import Program
+from programs import TINY_RUN, Program
 
 from experiments.stopping import STATUS, stop_on_signals
 from slif_jax.config import Config
@@ -16,13 +16,7 @@ from slif_jax.train import train_and_evaluate
 from slif_jax.workdir import Stopped, Workdir
 
 FLAGS = (
-    "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
-    "--width=8",
-    "--modalities=none",
-    "--noknowledge_graph",
-    "--correlation_start=1",
-    "--batch_size=256",
-    "--softmax_negatives=32",
+    *TINY_RUN,
     "--eval_block=64",
     "--checkpoint_every=1000",
     "--patience=1000000",

@@ -6,16 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import TINY_RUN
 from two_hosts import start_processes
 
 FLAGS = (
-    "--dataset=synthetic:users=60,items=40,clusters=3,seed=2",
-    "--width=8",
-    "--modalities=none",
-    "--noknowledge_graph",
-    "--correlation_start=1",
-    "--batch_size=256",
-    "--softmax_negatives=32",
+    *TINY_RUN,
     "--eval_block=32",
     "--checkpoint_every=1",
     "--progress=off",

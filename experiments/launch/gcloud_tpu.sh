@@ -22,9 +22,10 @@ where=("$TPU_NAME" --zone="$ZONE" --worker=all)
 if [[ -n ${PROJECT:-} ]]; then where+=(--project="$PROJECT"); fi
 
 if [[ ${SETUP:-0} == 1 ]]; then
-  git archive --format=tar.gz --output=/tmp/slif_jax.tar.gz HEAD
-  gcloud compute tpus tpu-vm scp /tmp/slif_jax.tar.gz "$TPU_NAME":/tmp/slif_jax.tar.gz "${where[@]:1}"
-  unpack="mkdir -p $FOLDER && tar -xzf /tmp/slif_jax.tar.gz -C $FOLDER"
+  archive=$(mktemp -d)/slif_jax.tar.gz
+  git archive --format=tar.gz --output="$archive" HEAD
+  gcloud compute tpus tpu-vm scp "$archive" "$TPU_NAME":slif_jax.tar.gz "${where[@]:1}"
+  unpack="mkdir -p $FOLDER && tar -xzf slif_jax.tar.gz -C $FOLDER"
   install="cd $FOLDER && python3 -m venv .venv && .venv/bin/pip install --quiet --editable '.[tpu]'"
   gcloud compute tpus tpu-vm ssh "${where[@]}" --command="$unpack && $install"
 fi
