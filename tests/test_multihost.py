@@ -55,20 +55,25 @@ def test_two_processes_compute_as_one():
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_the_other_ends_with_a_message_when_one_is_killed(lost: int):
-    """Four devices each: the other hangs in a collective, and JAX ends it; at once without process 0."""
+    """Four devices each: the other hangs in a collective, and JAX ends it; at once without process 0.
+
+    Now and then the broken connection reaches Python before JAX does so.
+    """
     with start_processes([WORKER, "--job=loop", "--heartbeat_timeout=10"]) as processes:
         for index in (0, 1):
             processes.wait_for("LOOPING", index)
         processes.running[lost].send_signal(signal.SIGKILL)
         done = processes.wait_one(1 - lost, timeout=100)
-        assert done.status == -signal.SIGABRT, done.output
+        assert done.status in (-signal.SIGABRT, 75), done.output
         said = processes.last_words(1 - lost)
-    assert said.startswith(f"Error: Process {1 - lost} of 2 on {socket.gethostname()} was ended from outside")
-    assert f"The other processes: {lost} on {socket.gethostname()}." in said
+    found_by_python = done.status == 75
+    what, others = ("lost the connection", "The others") if found_by_python else ("was ended", "The other processes")
+    assert said.startswith(f"Error: Process {1 - lost} of 2 on {socket.gethostname()} {what}")
+    assert f"{others}: {lost} on {socket.gethostname()}." in said
     assert "same command" in said
     # The line above that it points to.
     words = "leader task" if lost == 0 else r"tasks are unhealthy \(stopped sending heartbeats\):\n1\n"
-    assert re.search(words, done.output)
+    assert found_by_python or re.search(words, done.output)
 
 
 @pytest.mark.parametrize(
