@@ -26,7 +26,7 @@ from slif_jax import data, memory
 from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.graphs import build_graphs
 from slif_jax.model import make_model
-from slif_jax.planning import ACCELERATORS, Accelerator, Plan, Sizes, Variant, accelerator, plan, sizes_of
+from slif_jax.planning import ACCELERATORS, Accelerator, Plan, Sizes, accelerator, plan, sizes_of
 from slif_jax.planning.calibration import Probes, calibrate
 from slif_jax.planning.remedies import gib
 from slif_jax.sharding import parse_mesh
@@ -47,8 +47,6 @@ _EFFICIENCY = flags.DEFINE_float("efficiency", 1.0, "Share of the peak rate of m
 _USABLE = flags.DEFINE_float(
     "usable", None, "Share of a device's memory that the program gets; default: on GPUs what JAX takes, 0.75."
 )
-_BLOCKS = flags.DEFINE_integer("column_blocks", 1, "Suppose (not built): sources are gathered in so many blocks.")
-_SHARED = flags.DEFINE_boolean("shared_sampling", True, "False supposes (not built): interactions dealt out.")
 _OUTPUT = flags.DEFINE_string("output", None, "File for the plan: .json, or else Markdown.")
 _CALIBRATE = flags.DEFINE_boolean("calibrate", False, "Measure this machine, and stop.")
 _VALIDATE = flags.DEFINE_boolean("validate", False, "Compare the model with trainings on this machine, and stop.")
@@ -85,7 +83,7 @@ def main() -> int:
     if not (_USERS.value and _ITEMS.value and _EDGES.value):
         raise ValueError("--users, --items and --edges are needed: the sizes of the data to plan for.")
     output = None if _OUTPUT.value is None else outputs.target(_OUTPUT.value)
-    made = plan(_sizes(), config, parse_mesh(_MESH.value), _device(), variant=_variant())
+    made = plan(_sizes(), config, parse_mesh(_MESH.value), _device())
     text = plan_text(made, config)
     print(text)
     if output is not None:
@@ -123,10 +121,6 @@ def _device() -> Accelerator:
     if not 0.0 < _USABLE.value <= 1.0:
         raise ValueError(f"--usable must be above 0 and at most 1: got {_USABLE.value}.")
     return dataclasses.replace(device, usable=_USABLE.value)
-
-
-def _variant() -> Variant:
-    return Variant(_BLOCKS.value, _SHARED.value)
 
 
 def plan_text(made: Plan, config: Config) -> str:
@@ -169,14 +163,8 @@ def plan_text(made: Plan, config: Config) -> str:
         lines += ["", "Beside memory:", "", *(f"- {obstacle}" for obstacle in made.obstacles)]
     if made.remedies:
         lines += ["", "What would fit, one of:", "", *(f"- {text}" for text in made.remedies)]
-    if made.changes:
-        lines += ["", "What would fit if it were built:", "", *(f"- {text}" for text, _ in made.changes)]
     lines += ["", "## Time", "", *_times(made), ""]
     lines += ["Exchanged in a step, bytes received per device:", "", *_exchanges(made)]
-    if made.changes:
-        text, setting = made.changes[-1]
-        other = plan(setting.sizes, setting.config, made.mesh, device, variant=setting.variant)
-        lines += ["", f"## Supposing {text.split(':')[0]} (not built)", "", _verdict(other), "", *_times(other)]
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@ Everything here runs inside `jax.shard_map` (or `jax.pmap`) over a mesh axis, or
 `axis=None` there is one device, and each function is what it would be without devices: no other code asks which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,32 @@ def gather_rows(x: Shaped[Array, "r ..."], axis: Axis) -> Shaped[Array, "n ..."]
       `[devices * R, ...]`, the rows of the first device first.
     """
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def by_columns(
+    function: Callable[[Float[Array, "r c"]], Float[Array, "n c"]], x: Float[Array, "r d"], axis: Axis, blocks: int
+) -> Float[Array, "n d"]:
+    """Applies a function that works column by column, to some columns after the other: less is gathered at a time.
+
+    Args:
+      function: gathers rows, and gives arrays of rows. What is linear in the columns keeps nothing for the way back;
+        of the rest the way back computes what it needs again, exchanges included.
+      x: `[R, D]`, this device's rows.
+      axis: mesh axis, or None, where there is nothing to gather and all columns are taken at once.
+      blocks: D / `blocks` columns are taken at a time.
+
+    Returns:
+      As `function(x)`.
+
+    Raises:
+      ValueError: if D is not a multiple of `blocks`.
+    """
+    if x.shape[1] % blocks:
+        raise ValueError(f"{x.shape[1]} columns cannot be cut into {blocks} equal blocks.")
+    if axis is None or blocks == 1:
+        return function(x)
+    parts = jax.lax.map(jax.checkpoint(function), jnp.stack(jnp.split(x, blocks, axis=1)))
+    return jnp.concatenate(list(parts), axis=1)
 
 
 def take_rows(x: Float[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Float[Array, "c ..."]:

@@ -99,6 +99,11 @@ class Config:
         "bf16: vectors go over the graphs, and between devices, in bfloat16; sums and parameters stay float32.",
         choices=("float32", "bf16"),
     )
+    gather_blocks: int = _setting(
+        1,
+        "On a mesh, the columns of other devices' rows are fetched in so many blocks: less memory, more exchanges.",
+        minimum=1,
+    )
     interaction_layers: int = _setting(2, "Layers over the interaction graph.", minimum=0)
     side_weight: float = _setting(
         1.0, "Weight of what the modality and knowledge views add to the collaborative one.", minimum=0.0
@@ -213,6 +218,8 @@ class Config:
                 _check(field.name, item, field.metadata)
         if not self.topk or len(set(self.topk)) < len(self.topk):
             raise ValueError(f"`topk` must name at least one cut-off, each once: got {self.topk}.")
+        if self.width % self.gather_blocks:
+            raise ValueError(f"`width` {self.width} must be a multiple of `gather_blocks`: got {self.gather_blocks}.")
         preset = PROTOCOLS[self.protocol]
         for name, unset in (("patience", 0), ("eval_every", 0), ("select_on", "protocol")):
             if getattr(self, name) == unset:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from slif_jax import ops
 from slif_jax.cold_items import inherit
-from slif_jax.collectives import Axis, gather_rows
+from slif_jax.collectives import Axis, by_columns, gather_rows
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
@@ -155,8 +155,13 @@ class SlifMr(nn.Module):
             item_sides["knowledge"] = self._knowledge(embedding, graphs, correlation)
         if not item_sides:
             return Views(users, {}), Views(items, {})
-        joined = gather_rows(self._carried(jnp.concatenate(list(item_sides.values()), axis=1)), self.axis)
-        joined = ops.spmm(graphs.user_items, joined).astype(jnp.float32)
+        joined = self._carried(jnp.concatenate(list(item_sides.values()), axis=1))
+        joined = by_columns(
+            lambda x: ops.spmm(graphs.user_items, gather_rows(x, self.axis)),
+            joined,
+            self.axis,
+            self.config.gather_blocks,
+        ).astype(jnp.float32)
         user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
         return Views(users, user_sides), Views(items, item_sides)
 
@@ -170,6 +175,7 @@ class SlifMr(nn.Module):
             correlation_weight=config.interaction_correlation,
             first_receiver=self.num_users,
             axis=self.axis,
+            blocks=config.gather_blocks,
         )
         return x[: self.num_users], inherit(x[self.num_users :], graphs.cold, self.axis)
 
@@ -196,6 +202,7 @@ class SlifMr(nn.Module):
             correlation=correlation if use_correlation else None,
             correlation_weight=share,
             axis=self.axis,
+            blocks=config.gather_blocks,
         ).astype(jnp.float32)
 
     def _carried(self, x: Array) -> Array:

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from slif_jax import ops
-from slif_jax.collectives import Axis, gather_rows, num_shards
+from slif_jax.collectives import Axis, by_columns, gather_rows, num_shards
 from slif_jax.graphs import edge_weights, num_receivers
 from slif_jax.ops import AttentionOutput
 
@@ -39,6 +39,7 @@ def propagate(
     correlation_weight: float | Float[Array, ""] = 0.0,
     first_receiver: int = 0,
     axis: Axis = None,
+    blocks: int = 1,
 ) -> Float[Array, "n d"]:
     """LightGCN propagation: the mean of `num_layers` + 1 layers.
 
@@ -52,12 +53,14 @@ def propagate(
       correlation_weight: gamma.
       first_receiver: the number of users, where `graph` holds users before items. Static.
       axis: mesh axis over which the rows are shared; N counts this device's. Static.
+      blocks: with an axis, the rows of the other devices are fetched for D / `blocks` columns at a time, and their
+        memory is as much smaller. Static.
 
     Returns:
       `[N, D]` float32; what layers pass on is in `x.dtype`.
 
     Raises:
-      ValueError: if `x` has not one row per node.
+      ValueError: if `x` has not one row per node, or D is not a multiple of `blocks`.
 
     Reference: He et al., "LightGCN", SIGIR 2020, eq. (7) and (8); docs/method.md, section 3.
 
@@ -69,17 +72,21 @@ def propagate(
       [[0.5], [0.5]]
     """
     _check_rows(graph, x)
-    layer, total = x, x.astype(jnp.float32)
-    for _ in range(num_layers):
-        sources = gather_rows(layer, axis)
-        following = ops.spmm(graph, sources)
-        if correlation is not None:
-            items = _slice_of_each(sources, first_receiver, layer.shape[0], axis)
-            related = correlation_weight * ops.spmm(correlation, items)
-            following = jnp.concatenate([following[:first_receiver], following[first_receiver:] + related])
-        layer = following
-        total = total + layer.astype(jnp.float32)
-    return total / (num_layers + 1)
+
+    def carry(layer: Array) -> Array:
+        total = layer.astype(jnp.float32)
+        for _ in range(num_layers):
+            sources = gather_rows(layer, axis)
+            following = ops.spmm(graph, sources)
+            if correlation is not None:
+                items = _slice_of_each(sources, first_receiver, len(layer), axis)
+                related = correlation_weight * ops.spmm(correlation, items)
+                following = jnp.concatenate([following[:first_receiver], following[first_receiver:] + related])
+            layer = following
+            total = total + layer.astype(jnp.float32)
+        return total / (num_layers + 1)
+
+    return by_columns(carry, x, axis, blocks)
 
 
 def propagate_features(
@@ -90,6 +97,7 @@ def propagate_features(
     correlation: jraph.GraphsTuple | None = None,
     correlation_weight: float | Float[Array, ""] = 0.0,
     axis: Axis = None,
+    blocks: int = 1,
 ) -> Float[Array, "items d"]:
     """Carries item vectors over a feature graph mixed with the correlation graph; the last layer alone counts.
 
@@ -100,24 +108,29 @@ def propagate_features(
       correlation: over the items, or None.
       correlation_weight: beta, the share of `correlation` in the mix.
       axis: as in `propagate`.
+      blocks: as in `propagate`.
 
     Returns:
       `[I, D]`: `num_layers` times (1 - beta) A x + beta S x.
 
     Raises:
-      ValueError: if `x` has not one row per item.
+      ValueError: if `x` has not one row per item, or D is not a multiple of `blocks`.
 
     Reference: docs/method.md, section 3.
     """
     _check_rows(graph, x)
-    for _ in range(num_layers):
-        sources = gather_rows(x, axis)
-        following = ops.spmm(graph, sources)
-        if correlation is not None:
-            share = jnp.asarray(correlation_weight, x.dtype)
-            following = (1 - share) * following + share * ops.spmm(correlation, sources)
-        x = following
-    return x
+
+    def carry(layer: Array) -> Array:
+        for _ in range(num_layers):
+            sources = gather_rows(layer, axis)
+            following = ops.spmm(graph, sources)
+            if correlation is not None:
+                share = jnp.asarray(correlation_weight, x.dtype)
+                following = (1 - share) * following + share * ops.spmm(correlation, sources)
+            layer = following
+        return layer
+
+    return by_columns(carry, x, axis, blocks)
 
 
 def attend_knowledge(

@@ -21,6 +21,7 @@ from slif_jax.graphs import build_graphs
 from slif_jax.hlo import Collective, collectives, read_collectives
 from slif_jax.model import make_model
 from slif_jax.noise import hold_out_items
+from slif_jax.planning import device_bytes, sizes_of
 from slif_jax.sharding import make_mesh, parse_mesh
 from slif_jax.train import train_and_evaluate
 from slif_jax.train_state import TrainState, init_train_state, make_optimizer
@@ -47,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bpr": {"loss": "bpr", "num_negatives": 2, "missing_features": "learned", "learn_feature_correlation": True},
     "cold items": {"interaction_layers": 1, "correlation_mutual": True, "correlation_warm_up": "features"},
     "LightGCN": {"side_information": False},
+    "blocks": {"gather_blocks": 4, "learn_feature_correlation": True},
 }
 
 
@@ -101,6 +103,7 @@ one_device = functools.cache(functools.partial(some_epochs, mesh="none"))
         ("bpr", "data:2"),
         ("cold items", "data:4"),
         ("LightGCN", "data:2,model:2"),
+        ("blocks", "data:4"),
     ],
 )
 def test_a_mesh_gives_the_numbers_of_one_device(variant: str, mesh: str):
@@ -195,6 +198,33 @@ def test_memory_of_a_device_falls_with_the_mesh():
     shared_tables, shared_everything = measure("data:8")
     assert shared_tables <= tables / 5
     assert shared_everything <= everything / 2.5  # gathered sources and the list of interactions do not fall
+
+
+def test_columns_in_blocks_take_less_memory_and_are_exchanged_once_each_way():
+    whole = dataclasses.replace(SMALL, width=64, knowledge_graph=False, correlation_into=("interactions",))
+    dataset = synthetic(num_users=8_000, num_items=2_500, num_relations=0, modalities={"visual": 8}, seed=2)
+    taken, found = [], []
+    for config in (whole, dataclasses.replace(whole, gather_blocks=4)):
+        graphs, model = build_graphs(dataset, config), make_model(dataset, config)
+        state, made = init_train_state(model, graphs, config), make_mesh("data:8")
+        assert made is not None
+        program = mesh_program(dataset, model, graphs, training_data(dataset), state, made)
+        compiled = program.run_epoch.lower(program.sharder.state(state), program.graphs, program.data).compile()
+        analysis = compiled.memory_analysis()
+        assert analysis is not None
+        taken.append(analysis.temp_size_in_bytes)
+        shapes = Counter((c.kind, shape) for c in collectives(compiled) if c.in_loop for shape in c.shapes)
+        found.append(shapes)
+        estimated = device_bytes(sizes_of(dataset, config), config, devices=8)
+        step = estimated["gathered sources"] + estimated["within a step"]
+        assert step == pytest.approx(analysis.temp_size_in_bytes, rel=0.25)
+    assert taken[1] < 0.8 * taken[0]
+    # Two layers over users and items, and the feature graph and the users' side views over items.
+    nodes, items = program.sharder.placements.nodes.total, program.sharder.placements.items.total
+    for shapes, columns in zip(found, (64, 16), strict=True):
+        for rows, times in ((nodes, 2), (items, 2)):
+            assert shapes["all-gather", (rows, columns)] == times
+            assert shapes["reduce-scatter", (rows // 8, columns)] == times
 
 
 def test_the_same_function_under_pmap():

@@ -23,7 +23,7 @@ _MOST = 2**31 - 2  # ids are int32
 _MOST_WIDTH = 2**16
 _DEGREE_TAIL = 1.5  # P(a user has more than n interactions) falls as n ** -1.5
 _POPULARITY_TAIL = 0.8  # the item of popularity rank r is drawn with weight (r + 5) ** -0.8
-_LINKS_PER_ITEM = 4
+_MOST_LINKS = 4096
 _MODALITIES = {"visual": 32, "text": 24}
 
 
@@ -38,6 +38,7 @@ def synthetic(
     missing: float | int = 0.1,
     noise: float | int = 0.2,
     seed: int = 0,
+    links_per_item: int = 4,
 ) -> Dataset:
     """Makes a data set with planted clusters; ten million interactions take seconds.
 
@@ -55,6 +56,7 @@ def synthetic(
         `(1 - noise) * centre + 4 * noise * normal`.
       seed: of everything. Interactions, graph and each modality have random numbers of their own, so a change in one
         leaves the others as they are.
+      links_per_item: triples drawn for each item, up to 4,096; those drawn twice count once.
 
     Returns:
       The data set, checked, split 80/10/10 per user.
@@ -71,6 +73,7 @@ def synthetic(
     _check(0 <= missing < 1, "missing", "at least 0 and below 1", missing)
     _check(0 <= noise <= 1, "noise", "from 0 to 1", noise)
     _check(seed >= 0, "seed", "at least 0", seed)
+    _check(1 <= links_per_item <= _MOST_LINKS, "links_per_item", f"from 1 to {_MOST_LINKS}", links_per_item)
     if num_entities is None:
         num_entities = num_items + num_items // 2 if num_relations else num_items
     _check(num_entities >= num_items, "num_entities", f"at least num_items={num_items}", num_entities)
@@ -96,7 +99,15 @@ def synthetic(
         train=pairs[parts == 0],
         valid=pairs[parts == 1],
         test=pairs[parts == 2],
-        triples=_triples(np.random.default_rng([seed, 1]), clusters, num_clusters, num_entities, num_relations, noise),
+        triples=_triples(
+            np.random.default_rng([seed, 1]),
+            np.repeat(np.arange(num_items), links_per_item),
+            clusters,
+            num_clusters,
+            num_entities,
+            num_relations,
+            noise,
+        ),
         features={
             name: _modality(np.random.default_rng([seed, 2, *name.encode()]), clusters, width, missing, noise)
             for name, width in modalities.items()
@@ -222,13 +233,14 @@ def _interactions(
 
 def _triples(
     rng: np.random.Generator,
+    heads: np.ndarray,
     clusters: np.ndarray,
     num_clusters: int,
     num_entities: int,
     num_relations: int,
     noise: float | int,
 ) -> np.ndarray:
-    """Links each item to a few entities, mostly of its own cluster; an entity is always met by the same relation."""
+    """Links each head to an entity, mostly of its own cluster; an entity is always met by the same relation."""
     num_items = len(clusters)
     if not num_relations:
         return np.zeros((0, 3), np.int32)
@@ -240,7 +252,6 @@ def _triples(
         kinds = clusters[pool]
     bounds = np.searchsorted(kinds, np.arange(num_clusters + 1))
     relations = rng.integers(0, num_relations, num_entities)
-    heads = np.repeat(np.arange(num_items), _LINKS_PER_ITEM)
     first, last = bounds[clusters[heads]], bounds[clusters[heads] + 1]
     own = (rng.random(len(heads)) >= noise) & (last > first)
     first, last = np.where(own, first, 0), np.where(own, last, len(pool))

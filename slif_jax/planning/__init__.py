@@ -3,7 +3,7 @@
 from slif_jax.planning.accelerators import ACCELERATORS, Accelerator, accelerator
 from slif_jax.planning.plans import PartPlan, Plan, plan
 from slif_jax.planning.sizes import Sizes, sizes_of
-from slif_jax.planning.space import Variant, device_bytes
+from slif_jax.planning.space import device_bytes
 
 __all__ = [
     "ACCELERATORS",
@@ -11,7 +11,6 @@ __all__ = [
     "PartPlan",
     "Plan",
     "Sizes",
-    "Variant",
     "accelerator",
     "device_bytes",
     "plan",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters
-from slif_jax.planning.space import FLOAT, Variant, carried_bytes
+from slif_jax.planning.space import FLOAT, carried_bytes
 from slif_jax.planning.work import Number
 
 
@@ -18,7 +18,7 @@ class Exchange(NamedTuple):
     times: Number = 1
 
 
-def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant | None = None) -> list[Exchange]:
+def step_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
     """The collectives of a step: bytes that a device receives.
 
     A layer gathers its sources, and on the way back scatters the sums of their gradients: as many bytes again.
@@ -27,23 +27,20 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant 
       sizes: of the data.
       config: settings.
       devices: D; none are needed by one.
-      variant: changes to suppose.
 
     Returns:
       The exchanges.
     """
     if devices == 1:
         return []
-    variant = variant or Variant()
     sizes = sizes.used(config)
     d, views = config.width, sizes.num_views
     away = (devices - 1) / devices
     number = carried_bytes(config) * away
-    blocks = variant.column_blocks
     nodes = sizes.num_users + sizes.num_items
     found = []
 
-    def both_ways(name: str, rows: Number, columns: Number, layers: int) -> None:
+    def both_ways(name: str, rows: Number, columns: Number, layers: int, blocks: int = config.gather_blocks) -> None:
         found.append(Exchange("propagate", name, number * rows * columns / blocks, 2 * layers * blocks))
 
     if config.interaction_layers:
@@ -51,11 +48,12 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant 
     if sizes.modalities:
         both_ways("feature graphs", sizes.num_items, d, config.feature_layers * len(sizes.modalities))
     if sizes.num_triples:
-        both_ways("knowledge", sizes.num_entities, d, config.knowledge_layers)
+        both_ways("knowledge", sizes.num_entities, d, config.knowledge_layers, blocks=1)
     if views:
         both_ways("users of the views", sizes.num_items, views * d, 1)
     if sizes.num_cold:  # they inherit embeddings and collaborative vectors
         found.append(Exchange("propagate", "items without interactions", FLOAT * away * sizes.num_items * d, 4))
+    found.append(Exchange("loss", "interactions of the batch", 2 * FLOAT * away * config.batch_size, 2))
     batch, negatives = config.batch_size, config.softmax_negatives if config.loss == "softmax" else 0
     own = 0 if negatives else config.batch_size * config.num_negatives
     # Reduce-scatter of the rows and all-gather of their gradients, per view; a table shorter than the batch is fused
@@ -70,6 +68,7 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int, variant: Variant 
         rows = min(config.consistency_batch, batch)
         found.append(Exchange("loss", "consistency", 2 * FLOAT * away * rows * d, 2 * (views + 1)))
     if sizes.num_triples:
+        found.append(Exchange("loss", "which triples", 3 * 2 * FLOAT * away * config.knowledge_batch))
         found.append(Exchange("loss", "triples", FLOAT * away * config.knowledge_batch * d, 6))
     if dense := dense_parameters(sizes, config):
         found.append(Exchange("update", "gradients of small parameters", 2 * FLOAT * away * dense))

@@ -8,9 +8,9 @@ from typing import Any
 from slif_jax.config import Config
 from slif_jax.planning.accelerators import Accelerator
 from slif_jax.planning.exchanges import Exchange, evaluate_exchanges, rebuild_exchanges, step_exchanges
-from slif_jax.planning.remedies import Setting, changes_that_fit, gib, settings_that_fit
+from slif_jax.planning.remedies import Setting, gib, settings_that_fit
 from slif_jax.planning.sizes import Sizes
-from slif_jax.planning.space import Variant, device_bytes
+from slif_jax.planning.space import device_bytes
 from slif_jax.planning.work import PARTS, Work, evaluate_work, num_steps, rebuild_work, step_work
 
 _MOST_EDGES = 2**31 - 1
@@ -45,7 +45,6 @@ class Plan:
     sizes: Sizes
     mesh: Mapping[str, int]
     accelerator: Accelerator
-    variant: Variant
     num_bytes: Mapping[str, int]
     """Bytes per device, by purpose."""
     parts: Mapping[str, PartPlan]
@@ -61,8 +60,6 @@ class Plan:
     """What stands in the way beside memory."""
     remedies: tuple[str, ...]
     """Settings that would make it fit, each on its own; none are needed where it does."""
-    changes: tuple[tuple[str, Setting], ...]
-    """Changes to the program that would; none of them is built."""
 
     @property
     def devices(self) -> int:
@@ -91,23 +88,15 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types."""
-        fields = dataclasses.asdict(dataclasses.replace(self, changes=()))
+        fields = dataclasses.asdict(self)
         fields["exchanges"] = [exchange._asdict() for exchange in self.exchanges]
-        fields["changes"] = [text for text, _ in self.changes]
         rates = fields["accelerator"].items()
         fields["accelerator"] = {name: None if value == math.inf else value for name, value in rates}
         names = ("devices", "total_bytes", "available_bytes", "fits", "interactions_per_second")
         return fields | {name: getattr(self, name) for name in names}
 
 
-def plan(
-    sizes: Sizes,
-    config: Config,
-    mesh: Mapping[str, int],
-    accelerator: Accelerator,
-    *,
-    variant: Variant | None = None,
-) -> Plan:
+def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Accelerator) -> Plan:
     """Predicts memory and time of a training.
 
     Args:
@@ -115,7 +104,6 @@ def plan(
       config: settings.
       mesh: devices by axis; all rows are shared out over all of them. Empty for one device.
       accelerator: what a device can do.
-      variant: changes to the program to suppose; None for the program as it is.
 
     Returns:
       `Plan`.
@@ -123,7 +111,6 @@ def plan(
     Raises:
       ValueError: if more devices are asked for than such accelerators are known to be joined.
     """
-    variant = variant or Variant()
     devices = math.prod(mesh.values())
     if devices > accelerator.group and accelerator.network is None:
         raise ValueError(
@@ -134,7 +121,7 @@ def plan(
     native = accelerator.native_kernels
     kinds = (step_work, rebuild_work, evaluate_work)
     work = [entry for kind in kinds for entry in kind(sizes, config, devices=devices, native_kernels=native)]
-    exchanges = step_exchanges(sizes, config, devices, variant)
+    exchanges = step_exchanges(sizes, config, devices)
     others = [*rebuild_exchanges(sizes, config, devices), *evaluate_exchanges(sizes, config, devices)]
     received = {part: sum(e.num_bytes * e.times for e in (*exchanges, *others) if e.part == part) for part in PARTS}
     parts = {
@@ -156,18 +143,16 @@ def plan(
     rebuild, evaluate = with_exchanges("rebuild") if config.uses_correlation() else 0.0, with_exchanges("evaluate")
 
     def needed(at: Setting) -> int:
-        held = device_bytes(at.sizes, at.config, devices=at.devices, variant=at.variant, native_kernels=native)
-        return sum(held.values())
+        return sum(device_bytes(at.sizes, at.config, devices=at.devices, native_kernels=native).values())
 
-    at, room = Setting(sizes, config, devices, variant), int(accelerator.memory * accelerator.usable)
+    at, room = Setting(sizes, config, devices), int(accelerator.memory * accelerator.usable)
     fits = needed(at) <= room
     most = _MOST_DEVICES if accelerator.network is not None else accelerator.group
     return Plan(
         sizes=sizes,
         mesh=dict(mesh),
         accelerator=accelerator,
-        variant=variant,
-        num_bytes=device_bytes(sizes, config, devices=devices, variant=variant, native_kernels=native),
+        num_bytes=device_bytes(sizes, config, devices=devices, native_kernels=native),
         parts=parts,
         exchanges=tuple(exchanges),
         num_steps=steps,
@@ -177,7 +162,6 @@ def plan(
         epoch_seconds=steps * step + rebuild / config.correlation_period + evaluate / config.eval_every,
         obstacles=tuple(_obstacles(sizes, config, devices, room)),
         remedies=() if fits else settings_that_fit(at, needed, room, most_devices=most),
-        changes=() if fits else changes_that_fit(at, needed, room),
     )
 
 

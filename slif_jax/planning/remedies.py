@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes
-from slif_jax.planning.space import Variant
 
 
 class Setting(NamedTuple):
@@ -15,7 +14,6 @@ class Setting(NamedTuple):
     sizes: Sizes
     config: Config
     devices: int = 1
-    variant: Variant = Variant()
 
 
 Needed = Callable[[Setting], int]
@@ -42,6 +40,8 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     sizes, config = at.sizes, at.config
     widths, by_width = [config.width // n for n in _POWERS], sorted(sizes.modalities)
     batches = [config.batch_size // n for n in _POWERS]
+    cuts = [n for n in _POWERS if config.width % n == 0 and n > config.gather_blocks] if at.devices > 1 else []
+    blocks = [(n, dataclasses.replace(config, gather_blocks=n)) for n in cuts]
     tried = [
         [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
         [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths if w >= 8],
@@ -58,36 +58,13 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
             if b >= 256
         ],
         [("--precision=bf16", at._replace(config=_half(config)))],
+        [(f"--gather_blocks={n}", at._replace(config=cut)) for n, cut in blocks],
+        [(f"--precision=bf16 --gather_blocks={n}", at._replace(config=_half(cut))) for n, cut in blocks],
         [("--noknowledge_graph", at._replace(config=dataclasses.replace(config, knowledge_graph=False)))],
     ]
-    found = (_first(kind, needed, room, most_devices) for kind in tried)
-    return tuple(text for text in found if text)
-
-
-def changes_that_fit(at: Setting, needed: Needed, room: int) -> tuple[tuple[str, Setting], ...]:
-    """Changes to the program that would make a setting fit; where none suffices alone, together with --precision=bf16.
-
-    Args:
-      at: what does not fit.
-      needed: bytes per device of a setting.
-      room: bytes that a device has.
-
-    Returns:
-      Sentences, with what they suppose. None of the changes is built.
-    """
-    blocks = (1, *_POWERS[:6]) if at.devices > 1 else (1,)
-    for config in (at.config, _half(at.config)):
-        found = []
-        for shared in (True, False):
-            variants = (dataclasses.replace(at.variant, column_blocks=n, shared_sampling=shared) for n in blocks)
-            tried = [at._replace(config=config, variant=variant) for variant in variants]
-            fitting = next((setting for setting in tried if needed(setting) <= room), None)
-            if fitting is not None and fitting.variant != at.variant:
-                more = "" if config == at.config else ", with --precision=bf16"
-                found.append((f"{fitting.variant.describe()}{more}: {gib(needed(fitting))}.", fitting))
-        if found:
-            return tuple(found)
-    return ()
+    found = [text for kind in tried if (text := _first(kind, needed, room, most_devices))]
+    alone = [text for text in found if not text.startswith("--precision=bf16 ")]
+    return tuple(alone if any(text.startswith(("--precision", "--gather")) for text in alone) else found)
 
 
 def _half(config: Config) -> Config:

@@ -1,7 +1,5 @@
 """Bytes that a training takes on each of D devices, by purpose; one device is the case D = 1."""
 
-import dataclasses
-
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
 
@@ -18,31 +16,9 @@ _BATCH_ROWS = 2.2  # a vector per view of each row that a batch looks up
 _LOGITS = 1.95  # a score of each example against each negative
 _MESSAGES = 1.0  # a vector per edge, where XLA writes messages
 ATTENTION_MESSAGES = 12.5  # the same in the attention, on its way back
-_ORDER = 4  # bytes per interaction: the order of an epoch
-_SORTING = 16  # the same while it is drawn, before the first step
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """Changes to the program that a plan may suppose. None of them is built."""
-
-    column_blocks: int = 1
-    """Sources are gathered this many times, each time a block of the columns."""
-    shared_sampling: bool = True
-    """Every device holds all interactions and the order of the epoch, as built; False deals them out."""
-
-    def __post_init__(self) -> None:
-        if self.column_blocks < 1:
-            raise ValueError(f"`column_blocks` must be at least 1: got {self.column_blocks}.")
-
-    def describe(self) -> str:
-        """The changes in words; empty for the program as it is."""
-        words = []
-        if not self.shared_sampling:
-            words.append("interactions for sampling dealt out")
-        if self.column_blocks > 1:
-            words.append(f"sources gathered in {self.column_blocks} blocks of columns")
-        return ", ".join(words)
+# Where columns are cut into blocks and put together again:
+_BLOCK_ROWS = 2.3  # a vector of each user and item
+_BLOCK_VIEW_ROWS = 8.0  # a vector of each item per view beside the collaborative one
 
 
 def carried_bytes(config: Config) -> int:
@@ -55,33 +31,23 @@ def rows_each(count: int, devices: int) -> int:
     return -(-count // devices)
 
 
-def device_bytes(
-    sizes: Sizes, config: Config, *, devices: int = 1, variant: Variant | None = None, native_kernels: bool = True
-) -> dict[str, int]:
+def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> dict[str, int]:
     """Bytes on each device while it trains, by purpose. The program itself is not counted.
 
     Args:
       sizes: of the data.
       config: settings.
       devices: D, the devices that share the rows of all tables.
-      variant: changes to suppose; None for the program as it is.
       native_kernels: see `Accelerator`.
 
     Returns:
       Bytes by purpose.
     """
-    variant = variant or Variant()
     sizes = sizes.used(config)
     d = config.width
     tables, dense = -(-table_parameters(sizes, config) // devices), dense_parameters(sizes, config)
     items = rows_each(sizes.num_items, devices)
     moments = (2 + (config.accumulate_steps > 1)) * FLOAT * (tables + dense)  # and the gradients so far
-    in_step = {
-        "gathered sources": _gathered_bytes(sizes, config, variant) if devices > 1 else 0,
-        "messages": 0 if native_kernels else _message_bytes(sizes, config, devices, variant),
-        "within a step": _step_bytes(sizes, config, devices),
-    }
-    ordered = rows_each(sizes.num_edges, 1 if variant.shared_sampling else devices)
     parts = {
         "parameters": FLOAT * (tables + dense),
         "optimizer": moments,
@@ -89,11 +55,11 @@ def device_bytes(
         "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
         "graphs": _graph_bytes(sizes, config, devices),
         "features": items * sum(FLOAT * width + 1 for width in sizes.modalities),
-        "interactions for sampling": _sampling_bytes(sizes, devices, variant),
+        "interactions for sampling": _sampling_bytes(sizes, config, devices),
         "ranking tasks": 2 * rows_each(5 * sizes.num_edges + 16 * sizes.num_users, devices),
-        # Drawn before the steps: only what sorting needs beyond a step's memory counts.
-        "order of an epoch": _ORDER * ordered + max(0, _SORTING * ordered - sum(in_step.values())),
-        **in_step,
+        "gathered sources": _gathered_bytes(sizes, config) if devices > 1 else 0,
+        "messages": 0 if native_kernels else _message_bytes(sizes, config, devices),
+        "within a step": _step_bytes(sizes, config, devices),
     }
     return {purpose: int(value) for purpose, value in parts.items()}
 
@@ -121,31 +87,43 @@ def _fixed_degree_bytes(sizes: Sizes, items: int, degree: int) -> int:
     return items * (degree * (_EDGE_BYTES + _SLOT_BYTES) + 8) + 4 * sizes.num_items
 
 
-def _sampling_bytes(sizes: Sizes, devices: int, variant: Variant) -> int:
-    """User, item and gap of each interaction, the triples, and on a mesh the place of each row."""
-    share = 1 if variant.shared_sampling else devices
-    total = rows_each(12 * sizes.num_edges + 12 * sizes.num_triples, share) + 4 * (sizes.num_users + sizes.num_items)
+def _sampling_bytes(sizes: Sizes, config: Config, devices: int) -> int:
+    """User and item of each interaction, the triples, and on a mesh the place of each row.
+
+    Negatives of one's own are looked up among all interactions, on every device.
+    """
+    total = rows_each(8 * sizes.num_edges, devices) + rows_each(12 * sizes.num_triples, devices)
+    total += 4 * (sizes.num_users + sizes.num_items) + (0 if config.loss == "softmax" else 4 * sizes.num_edges)
     if devices > 1:
         total += 4 * (sizes.num_users + sizes.num_items + sizes.num_entities)
     return total
 
 
-def _gathered_bytes(sizes: Sizes, config: Config, variant: Variant) -> int:
-    """Whole tables on a device. Layers of different graphs do not wait for one another: XLA has theirs at once.
+def _gathered_bytes(sizes: Sizes, config: Config) -> int:
+    """Whole tables on a device.
 
     Those of the knowledge graph are kept for the way back, the others live for one layer, which also has a copy of the
-    items' part for the correlation graph.
+    items' part for the correlation graph. Layers of different graphs do not wait for one another: XLA has theirs at
+    once. Of a layer's blocks it has one.
     """
-    kept = config.knowledge_layers * sizes.num_entities if sizes.num_triples else 0
-    passing = sizes.num_items * (sizes.num_views + len(sizes.modalities))
+    hops = config.knowledge_layers * sizes.num_entities if sizes.num_triples else 0
+    features, views = sizes.num_items * len(sizes.modalities), sizes.num_items * sizes.num_views
+    interactions = 0
     if config.interaction_layers:
-        passing += sizes.num_users + sizes.num_items * (1 + config.correlates("interactions"))
-    return int(carried_bytes(config) * config.width * (kept + passing / variant.column_blocks))
+        interactions = sizes.num_users + sizes.num_items * (1 + config.correlates("interactions"))
+    if hops and config.gather_blocks > 1:
+        hops += sizes.num_entities  # gradients on their way back do not share the place of other tables
+    rows = hops + (features + views + interactions) / config.gather_blocks
+    return int(carried_bytes(config) * config.width * rows)
 
 
-def _message_bytes(sizes: Sizes, config: Config, devices: int, variant: Variant) -> int:
+def _blocks(config: Config, devices: int) -> int:
+    return config.gather_blocks if devices > 1 else 1
+
+
+def _message_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     edges = max(2 * sizes.num_edges, sizes.num_edges * sizes.num_views)
-    plain = _MESSAGES * edges_each(edges, devices) / variant.column_blocks
+    plain = _MESSAGES * edges_each(edges, devices) / _blocks(config, devices)
     attention = ATTENTION_MESSAGES * edges_each(2 * sizes.num_triples, devices)
     return int(FLOAT * config.width * max(plain, attention))
 
@@ -170,5 +148,7 @@ def _step_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     nodes = rows_each(sizes.num_users, devices) + rows_each(sizes.num_items, devices)
     entities = rows_each(sizes.num_entities, devices) if sizes.num_triples else 0
     rows = (_ROWS + _VIEW_ROWS * views) * nodes + (_ENTITY_ROWS + _HOP_ROWS * config.knowledge_layers) * entities
+    if _blocks(config, devices) > 1:
+        rows += _BLOCK_ROWS * nodes + _BLOCK_VIEW_ROWS * views * rows_each(sizes.num_items, devices)
     batch = _BATCH_ROWS * (1 + views) * batch_rows(sizes, config, devices)
     return int(FLOAT * (d * (rows + batch) + _LOGITS * logits(config, devices)))
