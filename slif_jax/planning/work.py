@@ -176,10 +176,6 @@ def _loss(sizes: Sizes, config: Config, at: _Shapes, devices: int) -> Iterator[W
     if sizes.num_triples:
         yield Work("loss", "triples", scattered=2 * FLOAT * 4 * config.knowledge_batch * d)
         yield _pointwise("loss", "gradients of the entities", at.entities * d, passes=3)
-    # The order of an epoch is found by sorting, on every device all of it: shared out over the steps.
-    rounds = math.ceil(3 * math.log(max(sizes.num_edges, 2)) / math.log(2**32))
-    steps = num_steps(sizes, config)
-    yield Work("loss", "order of the epoch", streamed=sort_bytes(sizes.num_edges, 8) * rounds / steps)
 
 
 def sort_bytes(count: Number, entry_bytes: Number) -> float:
