@@ -50,7 +50,7 @@ def main() -> None:
     with ops.default_implementation(flags.FLAGS.implementation):
         dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
         graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-        examples, scale = first_steps(training_data(dataset), config)
+        examples, scale = first_steps(training_data(dataset, config), config)
         state = init_train_state(model, graphs, config)
         run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
         parts = {

@@ -50,7 +50,7 @@ def epoch(graph: Any, case: Case) -> Work:
     dataset = load_once(case.data)
     config = Config(dataset=case.data)
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    examples, scale = first_steps(training_data(dataset), config)
+    examples, scale = first_steps(training_data(dataset, config), config)
     run_epoch = make_run_epoch(model, make_optimizer(config))
 
     def call(implementation: str | None) -> Call:
@@ -75,14 +75,10 @@ def epoch(graph: Any, case: Case) -> Work:
 
 def first_steps(examples: TrainingData, config: Config) -> tuple[TrainingData, float]:
     """The examples of the first steps of an epoch, and how many times longer the whole epoch is."""
-    interactions = examples.interactions
-    count = interactions.users.shape[0]
-    steps = num_steps(count, config.batch_size)
+    steps = num_steps(examples.num_examples, config.batch_size)
     if steps <= MOST_STEPS:
         return examples, 1.0
-    shown = FIRST_STEPS * config.batch_size
-    cut = interactions._replace(users=interactions.users[:shown], items=interactions.items[:shown])
-    return examples._replace(interactions=cut), steps / FIRST_STEPS
+    return examples.replace(num_examples=FIRST_STEPS * config.batch_size), steps / FIRST_STEPS
 
 
 def evaluate(graph: Any, case: Case) -> Work:

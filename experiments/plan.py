@@ -258,7 +258,8 @@ def validate(config: Config, clock: Callable[[], float], rounds: int = 3) -> tup
 
 
 def _epochs(dataset: data.Dataset, config: Config, clock: Callable[[], float]) -> Callable[[], float]:
-    graphs, model, examples = build_graphs(dataset, config), make_model(dataset, config), training_data(dataset)
+    graphs, model = build_graphs(dataset, config), make_model(dataset, config)
+    examples = training_data(dataset, config)
     state = init_train_state(model, graphs, config)
     run_epoch = make_run_epoch(model, make_optimizer(config)).lower(state, graphs, examples).compile()
 

@@ -85,8 +85,8 @@ def take_rows(x: Float[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Fl
     return jax.lax.psum_scatter(_held(x, ids, axis), axis, tiled=True)
 
 
-def take_rows_everywhere(x: Float[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Float[Array, "b ..."]:
-    """The rows `ids`, all of them on every device.
+def take_rows_everywhere(x: Shaped[Array, "r ..."], ids: Int[Array, " b"], axis: Axis) -> Shaped[Array, "b ..."]:
+    """The rows `ids`, all of them on every device, to the last bit: the others add zeros to what one device has.
 
     Args:
       x: `[R, ...]`, this device's rows.

@@ -4,11 +4,12 @@ import traceback
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from slif_jax.graphs import Graphs
 from slif_jax.model import SlifMr
 from slif_jax.train_state import TrainState, make_optimizer
-from slif_jax.train_step import TrainingData, batches_of_epoch, make_train_step
+from slif_jax.train_step import TrainingData, examples_of_step, make_train_step
 
 _HERE = str(Path(__file__).resolve().parent)
 
@@ -27,13 +28,15 @@ def failing_operation(state: TrainState, model: SlifMr, graphs: Graphs, data: Tr
       A sentence with the operation and the line of this project that asked for it.
     """
     train_step = make_train_step(model, make_optimizer(model.config))
-    batches, run = batches_of_epoch(state, data, model.config), jax.jit(train_step)
-    for index in batches[:step]:
+    run = jax.jit(train_step)
+    for number in range(step):
+        index = examples_of_step(state, data, model.config, jnp.int32(number))
         state, _ = run(state, graphs, data, index)
+    index = examples_of_step(state, data, model.config, jnp.int32(step))
     for check in (jax.debug_nans, jax.debug_infs):
         try:
             with jax.disable_jit(), check(True):
-                train_step(state, graphs, data, batches[step])
+                train_step(state, graphs, data, index)
         except FloatingPointError as error:
             ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_HERE)]
             line = ours[-1]

@@ -74,7 +74,7 @@ def make_engine(
       dataset: loaded data.
       model: from `make_model`.
       graphs: from `build_graphs`.
-      data: from `training_data`.
+      data: from `training_data`; for a mesh it may stay on the host.
       tasks: from `ranking_task`, by split.
       state: from `init_train_state`; its values are not used.
       mesh: devices to share the work; None for the default device alone.
@@ -116,7 +116,7 @@ def mesh_program(
       dataset: loaded data.
       model: from `make_model`.
       graphs: from `build_graphs`.
-      data: from `training_data`.
+      data: from `training_data`; it may be on the host.
       state: from `init_train_state`; its values are not used.
       mesh: the devices.
 
@@ -137,12 +137,12 @@ def mesh_program(
     sharder = Sharder(mesh, placements)
     local = per_device_model(model, sharder)
     sharded_graphs = sharder.graphs(graphs)
-    sharded_data = sharder.replicate(data._replace(places=places(placements)))
+    sharded_data = sharder.data(data.replace(places=places(placements)))
     spec = sharder.state_spec(state)
     epoch = jax.shard_map(
         make_epoch(local, make_optimizer(config)),
         mesh=mesh,
-        in_specs=(spec, sharder.graphs_spec(sharded_graphs), PartitionSpec()),
+        in_specs=(spec, sharder.graphs_spec(sharded_graphs), sharder.data_spec(sharded_data)),
         out_specs=(spec, PartitionSpec()),
     )
     return MeshProgram(sharder, local, sharded_graphs, sharded_data, jax.jit(epoch, donate_argnums=0))

@@ -80,7 +80,7 @@ def measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds: 
       ValueError: if a batch cannot be shared evenly by the devices.
     """
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    state, data = init_train_state(model, graphs, config), training_data(dataset)
+    state, data = init_train_state(model, graphs, config), training_data(dataset, config, on_host=True)
     tasks = {"valid": ranking_task(dataset, "valid", config)}
     engine = make_engine(dataset, model, graphs, data, tasks, state, mesh)
     program = engine.program

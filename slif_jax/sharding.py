@@ -21,6 +21,7 @@ from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, l
 from slif_jax.model import TABLES, table_of
 from slif_jax.placement import Placement, Placements
 from slif_jax.train_state import TrainState
+from slif_jax.train_step import TrainingData
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -129,6 +130,28 @@ class Sharder:
         """A table `[N, ...]` in its placement, each device with its rows."""
         host = np.asarray(values)
         return self.assemble(lambda k: placement.part(host, k))
+
+    def deal(self, values: Any) -> jax.Array:
+        """An array `[N, ...]` in blocks of equal length, in its own order, zeros behind the end."""
+        host = np.asarray(values)
+        each = max(1, -(-len(host) // self.mesh.size))
+
+        def part(k: int) -> np.ndarray:
+            block = host[k * each : (k + 1) * each]
+            return np.pad(block, ((0, each - len(block)), *((0, 0),) * (host.ndim - 1)))
+
+        return self.assemble(part)
+
+    def data(self, data: TrainingData) -> TrainingData:
+        """What batches are drawn from: users and items of the interactions and the triples dealt out, the rest whole.
+
+        The `gaps` too are whole, where there are any: exact negatives search the lists of all users of a batch.
+        """
+
+        def put(values: Any, spec: PartitionSpec) -> jax.Array:
+            return self.deal(values) if spec == self.rows else self.replicate(values)
+
+        return jax.tree.map(put, data, self.data_spec(data))
 
     def graphs(self, graphs: Graphs) -> Graphs:
         """The static graphs, each device with the edges that end at its rows."""
@@ -251,12 +274,18 @@ class Sharder:
         """The same for static graphs: everything but single numbers is shared by rows."""
         return jax.tree.map(lambda x: self.rows if x.ndim else PartitionSpec(), graphs)
 
+    def data_spec(self, data: TrainingData) -> TrainingData:
+        """The same for what batches are drawn from."""
+        whole = jax.tree.map(lambda _: PartitionSpec(), data)
+        dealt = whole.interactions._replace(users=self.rows, items=self.rows)
+        return whole.replace(interactions=dealt, triples=self.rows)
+
     def for_pmap(self, tree: Any, spec: Any) -> tuple[Any, Any]:
         """Arrays as `jax.pmap` takes them.
 
         Args:
           tree: arrays on the mesh, such as a state.
-          spec: of `state_spec` or `graphs_spec`; one for all arrays, or one for each.
+          spec: of `state_spec`, `graphs_spec` or `data_spec`; one for all arrays, or one for each.
 
         Returns:
           The arrays, those that are shared by rows with an axis of devices in front; and `in_axes` for them.

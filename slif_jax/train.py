@@ -120,7 +120,7 @@ def train_and_evaluate(
             status = Progress(**from_first(dataclasses.asdict(_with_a_best(status, folder, config))))
         elif is_first():
             _refuse_lost_checkpoints(folder, resume)
-        examples = training_data(dataset)
+        examples = training_data(dataset, config, on_host=mesh is not None)
         rules = config.rules()
         tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
         keep_open = stack.pop_all()

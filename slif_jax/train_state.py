@@ -79,3 +79,22 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainStat
         correlation=correlation,
         item_vectors=jnp.zeros((model.num_items, config.width), jnp.float32),
     )
+
+
+def average_parameters(state: TrainState, config: Config) -> TrainState:
+    """Takes the epoch's parameters into their moving average.
+
+    Args:
+      state: after the steps of an epoch, `epoch` not yet counted.
+      config: settings.
+
+    Returns:
+      The state with another `average`. Epoch t counts with weight 1 - min(`parameter_momentum`, t / (t + 10)), so that
+      the first values, which are random, are soon forgotten.
+    """
+    if state.average is None:
+        return state
+    past = state.epoch.astype(jnp.float32)
+    momentum = jnp.minimum(config.parameter_momentum, past / (past + 10.0))
+    average = jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, state.average, state.params)
+    return state.replace(average=average)

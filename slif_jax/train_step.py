@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import jraph
@@ -32,7 +33,7 @@ from slif_jax.graphs import Graphs, item_features
 from slif_jax.model import Encoded, Params, SlifMr, Views, is_table
 from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
-from slif_jax.train_state import TrainState
+from slif_jax.train_state import TrainState, average_parameters
 
 LOSS_PARTS = ("loss", "recommendation", "consistency", "knowledge", "l2")
 NORMS = ("gradient_norm", "parameter_norm")
@@ -49,18 +50,27 @@ class EpochLosses(NamedTuple):
     at_failure: dict[str, Float[Array, ""]]
 
 
-class TrainingData(NamedTuple):
-    """What batches are drawn from."""
+class TrainingData(flax.struct.PyTreeNode):
+    """What batches are drawn from; on a mesh its interactions and triples are dealt out (`Sharder.data`).
+
+    The sizes are static, as no device can tell them from its share. Fewer examples than there are cut an epoch short.
+    """
 
     interactions: Interactions
-    triples: Int[Array, "t 3"]
+    triples: Any
+    """`[T, 3]` int32 head, relation, tail; like the leaves of `TrainState` without a type."""
+    num_examples: int = flax.struct.field(pytree_node=False)
+    num_triples: int = flax.struct.field(pytree_node=False)
     places: Places | None = None
     """Where the rows are, when several devices share them in another order; the ids here are the data set's."""
 
 
-def training_data(dataset: Dataset) -> TrainingData:
-    """Puts the training part of `dataset` on the device."""
-    return TrainingData(sampling.interactions_for_sampling(dataset), jnp.asarray(dataset.triples))
+def training_data(dataset: Dataset, config: Config, *, on_host: bool = False) -> TrainingData:
+    """What `config` needs of the training part of `dataset`, on the default device; `on_host`, for a mesh, on none."""
+    interactions = sampling.interactions_for_sampling(dataset, exact_negatives=config.loss == "bpr")
+    triples = dataset.triples
+    data = TrainingData(interactions, triples, num_examples=len(dataset.train), num_triples=len(triples))
+    return data if on_host else jax.device_put(data)
 
 
 def loss_fn(
@@ -249,7 +259,7 @@ def make_train_step(
       padding; gives the next state, and the parts of the loss and the norms. Its key is
       `fold_in(state.rng, state.step)`.
     """
-    config = model.config
+    config, axis = model.config, model.axis
 
     def train_step(
         state: TrainState, graphs: Graphs, data: TrainingData, index: Array
@@ -262,20 +272,26 @@ def make_train_step(
             index,
             num_negatives=config.softmax_negatives if shared else config.num_negatives,
             shared=shared,
+            axis=axis,
         )
         triples = None
         if model.knowledge:
             entities = model.num_entities if data.places is None else data.places.entities.shape[0]
             triples = sampling.sample_triples(
-                triple_rng, data.triples, num_entities=entities, batch_size=config.knowledge_batch
+                triple_rng,
+                data.triples,
+                num_triples=data.num_triples,
+                num_entities=entities,
+                batch_size=config.knowledge_batch,
+                axis=axis,
             )
         if data.places is not None:
             batch, triples = data.places.of_batch(batch), data.places.of_triples(triples)
         grads, parts = jax.grad(loss_fn, has_aux=True)(state.params, model, graphs, state.correlation, batch, triples)
         shared_out = jax.tree.map_with_path(lambda path, _: is_table(path), grads)
-        grads = complete_gradients(grads, shared_out, model.axis)
+        grads = complete_gradients(grads, shared_out, axis)
         with jax.named_scope("optimizer"):
-            gradient_norm, parameter_norm = tree_norms((grads, state.params), shared_out, model.axis)
+            gradient_norm, parameter_norm = tree_norms((grads, state.params), shared_out, axis)
             parts |= {"gradient_norm": gradient_norm, "parameter_norm": parameter_norm}
             if config.clip_norm:
                 shrink = jnp.minimum(1.0, config.clip_norm / jnp.maximum(gradient_norm, 1e-30))
@@ -287,10 +303,10 @@ def make_train_step(
     return train_step
 
 
-def batches_of_epoch(state: TrainState, data: TrainingData, config: Config) -> Int[Array, "s b"]:
-    """The positions in the training interactions that each step of the coming epoch takes; -1 for padding."""
+def examples_of_step(state: TrainState, data: TrainingData, config: Config, step: Int[Array, ""]) -> Int[Array, " b"]:
+    """The positions in the training interactions that step `step` of the coming epoch takes; -1 for padding."""
     rng = jax.random.fold_in(jax.random.fold_in(state.rng, 0x0E90C4), state.epoch)
-    return sampling.epoch_order(rng, data.interactions.users.shape[0], config.batch_size)
+    return sampling.examples_of_step(rng, step, num_examples=data.num_examples, batch_size=config.batch_size)
 
 
 def make_epoch(
@@ -309,19 +325,20 @@ def make_epoch(
     train_step = make_train_step(model, tx)
 
     def epoch(state: TrainState, graphs: Graphs, data: TrainingData) -> tuple[TrainState, EpochLosses]:
-        order = batches_of_epoch(state, data, config)
-
         # Only what a step changes is carried; the rest of the state is the same for all steps.
-        def body(carried: tuple[Any, Any, Array], index: Array) -> tuple[tuple[Any, Any, Array], dict[str, Array]]:
+        def body(carried: tuple[Any, Any, Array], number: Array) -> tuple[tuple[Any, Any, Array], Any]:
             params, opt_state, step = carried
+            index = examples_of_step(state, data, config, number)
             following, parts = train_step(
                 state.replace(params=params, opt_state=opt_state, step=step), graphs, data, index
             )
-            return (following.params, following.opt_state, following.step), parts
+            examples = jnp.sum((index >= 0).astype(jnp.float32))
+            return (following.params, following.opt_state, following.step), (parts, examples)
 
-        (params, opt_state, step), parts = jax.lax.scan(body, (state.params, state.opt_state, state.step), order)
+        numbers = jnp.arange(sampling.num_steps(data.num_examples, config.batch_size), dtype=jnp.int32)
+        carried, (parts, examples) = jax.lax.scan(body, (state.params, state.opt_state, state.step), numbers)
+        params, opt_state, step = carried
         state = average_parameters(state.replace(params=params, opt_state=opt_state, step=step), config)
-        examples = jnp.sum((order >= 0).astype(jnp.float32), axis=1)
         share = examples / jnp.sum(examples)
         finite = functools.reduce(jnp.logical_and, (jnp.isfinite(values) for values in parts.values()))
         first = jnp.argmin(finite)  # 0 where all are finite
@@ -337,25 +354,6 @@ def make_epoch(
 def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stages.Wrapped:
     """`make_epoch`, jitted; the state is donated."""
     return jax.jit(make_epoch(model, tx), donate_argnums=0)
-
-
-def average_parameters(state: TrainState, config: Config) -> TrainState:
-    """Takes the epoch's parameters into their moving average.
-
-    Args:
-      state: after the steps of an epoch, `epoch` not yet counted.
-      config: settings.
-
-    Returns:
-      The state with another `average`. Epoch t counts with weight 1 - min(`parameter_momentum`, t / (t + 10)), so that
-      the first values, which are random, are soon forgotten.
-    """
-    if state.average is None:
-        return state
-    past = state.epoch.astype(jnp.float32)
-    momentum = jnp.minimum(config.parameter_momentum, past / (past + 10.0))
-    average = jax.tree.map(lambda old, new: momentum * old + (1.0 - momentum) * new, state.average, state.params)
-    return state.replace(average=average)
 
 
 def rebuild_is_due(epoch: int, config: Config) -> bool:

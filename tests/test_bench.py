@@ -59,11 +59,11 @@ def test_a_long_epoch_is_timed_over_its_first_steps():
     from slif_jax.config import Config
     from slif_jax.train_step import training_data
 
-    examples = training_data(data.load(TINY.data))
-    count = examples.interactions.users.shape[0]
     config = Config(batch_size=2)
+    examples = training_data(data.load(TINY.data), config)
+    count = examples.num_examples
     short, scale = bench_training.first_steps(examples, config)
-    assert short.interactions.users.shape[0] == 2 * bench_training.FIRST_STEPS
+    assert short.num_examples == 2 * bench_training.FIRST_STEPS
     assert scale == -(-count // 2) / bench_training.FIRST_STEPS
     same, scale = bench_training.first_steps(examples, Config())
     assert same is examples

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slif_jax.collectives import take_rows_everywhere
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.data.synthetic import synthetic
@@ -67,7 +69,7 @@ def parts(variant: str) -> tuple:
     dataset, config = dataset_of(variant), config_of(variant)
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
     tasks = {"valid": ranking_task(dataset, "valid", config)}
-    return dataset, model, graphs, training_data(dataset), tasks
+    return dataset, model, graphs, training_data(dataset, config), tasks
 
 
 def engine_on(variant: str, mesh: str) -> tuple[Engine, TrainState]:
@@ -129,6 +131,7 @@ def program_on(mesh: str) -> tuple[MeshProgram, TrainState]:
     return mesh_program(dataset, model, graphs, data, state, made), state
 
 
+@functools.cache
 def compiled_epoch(mesh: str) -> jax.stages.Compiled:
     program, state = program_on(mesh)
     return program.run_epoch.lower(program.sharder.state(state), program.graphs, program.data).compile()
@@ -156,9 +159,66 @@ def test_a_step_exchanges_what_was_designed_and_nothing_else():
     assert {c.kind for c in found} == {"all-gather", "reduce-scatter", "all-reduce"}
     # What all devices have: negatives, rows of the contrast, small parameters; nothing that grows with the tables.
     assert max(max(shape, default=1) for shape in shapes("all-reduce")) <= max(batch, width, SMALL.softmax_negatives)
+    # Integers: users and items of the batch's interactions, and the triples, looked up where they are.
+    looked_up = Counter(
+        shape for c in found for shape, dtype in zip(c.shapes, c.dtypes, strict=True) if dtype in ("s32", "u32")
+    )
+    assert looked_up == Counter({(batch,): 2, (triples, 3): 1})
+    assert sum("s32" in c.dtypes for c in found) <= 3
+    assert {c.kind for c in found if "s32" in c.dtypes} == {"all-reduce"}
     sent = sum(c.sent_bytes(devices) for c in found if c.kind != "all-reduce")
     expected = 4 * sum(n * w for n, w in tables + rows) * 2 * (devices - 1) / devices
     assert sent == pytest.approx(expected, rel=0.05)
+
+
+def test_no_device_has_all_interactions_nor_an_order_of_them():
+    devices, data = 8, parts("default")[3]
+    program, _ = program_on("data:8")
+    for dealt, whole in (
+        (program.data.interactions.users, data.interactions.users),
+        (program.data.interactions.items, data.interactions.items),
+        (program.data.triples, data.triples),
+    ):
+        each = -(-len(whole) // devices)
+        shards = sorted(dealt.addressable_shards, key=lambda shard: shard.device.id)
+        assert [shard.data.shape for shard in shards] == [(each, *whole.shape[1:])] * devices
+        np.testing.assert_array_equal(np.concatenate([shard.data for shard in shards])[: len(whole)], whole)
+    assert program.data.interactions.gaps is None
+    text = compiled_epoch("data:8").as_text() or ""
+    dims = {int(n) for shape in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text) for n in shape.split(",")}
+    for count in (data.num_examples, data.num_triples):
+        each = -(-count // devices)
+        assert each in dims
+        assert not dims & {count, each * devices}
+
+
+def test_exact_negatives_have_their_gaps_on_every_device():
+    dataset, model, graphs, data, _ = parts("bpr")
+    state, made = init_train_state(model, graphs, config_of("bpr")), make_mesh("data:2")
+    assert made is not None
+    gaps = mesh_program(dataset, model, graphs, data, state, made).data.interactions.gaps
+    assert gaps is not None
+    assert gaps.is_fully_replicated
+    np.testing.assert_array_equal(gaps, data.interactions.gaps)
+
+
+@pytest.mark.parametrize("length", [0, 3, 8, 21])
+def test_rows_are_dealt_out_and_looked_up_to_the_last_bit(length: int):
+    sharder = program_on("data:8")[0].sharder
+    values = np.random.default_rng(length).integers(-(2**31), 2**31, (length, 3), np.int32)
+    dealt = sharder.deal(values)
+    each = max(1, -(-length // 8))
+    assert {shard.data.shape for shard in dealt.addressable_shards} == {(each, 3)}
+    np.testing.assert_array_equal(dealt[:length], values)
+    assert not np.asarray(dealt[length:]).any()
+    ids = jnp.arange(length)[::-1]
+    look_up = jax.shard_map(
+        lambda x, ids: take_rows_everywhere(x, ids, sharder.axis),
+        mesh=sharder.mesh,
+        in_specs=(sharder.rows, jax.sharding.PartitionSpec()),
+        out_specs=jax.sharding.PartitionSpec(),
+    )
+    np.testing.assert_array_equal(jax.jit(look_up)(dealt, ids), values[::-1])
 
 
 def test_the_rebuild_gathers_item_vectors_and_never_all_pairs():
@@ -175,7 +235,7 @@ def test_memory_of_a_device_falls_with_the_mesh():
     config = dataclasses.replace(SMALL, width=64, modalities=("none",), knowledge_graph=False)
     dataset = synthetic(num_users=2_000, num_items=1_500, num_entities=2_500, seed=2)
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    data, state = training_data(dataset), init_train_state(model, graphs, config)
+    data, state = training_data(dataset, config), init_train_state(model, graphs, config)
 
     def measure(mesh: str) -> tuple[int, int]:
         made = make_mesh(mesh)
@@ -197,7 +257,7 @@ def test_memory_of_a_device_falls_with_the_mesh():
     tables, everything = measure("data:1")
     shared_tables, shared_everything = measure("data:8")
     assert shared_tables <= tables / 5
-    assert shared_everything <= everything / 2.5  # gathered sources and the list of interactions do not fall
+    assert shared_everything <= everything / 2.5  # gathered sources do not fall
 
 
 def test_columns_in_blocks_take_less_memory_and_are_exchanged_once_each_way():
@@ -234,7 +294,7 @@ def test_the_same_function_under_pmap():
     placed = sharder.state(state)
     pmap_state, state_axes = sharder.for_pmap(placed, spec)
     graphs, graphs_axes = sharder.for_pmap(program.graphs, graphs_spec)
-    data, data_axes = sharder.for_pmap(program.data, jax.sharding.PartitionSpec())
+    data, data_axes = sharder.for_pmap(program.data, sharder.data_spec(program.data))
     epoch = make_epoch(program.model.clone(axis="data"), make_optimizer(SMALL))
     mapped = jax.pmap(epoch, axis_name="data", in_axes=(state_axes, graphs_axes, data_axes))
     after, losses = mapped(pmap_state, graphs, data)

@@ -79,7 +79,7 @@ def test_what_is_switched_off_takes_nothing():
 )
 def test_a_step_takes_what_the_compiler_says_to_a_quarter(sizes: dict, change: dict):
     dataset, config = synthetic(**sizes), Config(**change)
-    static, model, data = build_graphs(dataset, config), make_model(dataset, config), training_data(dataset)
+    static, model, data = build_graphs(dataset, config), make_model(dataset, config), training_data(dataset, config)
     state = init_train_state(model, static, config)
     compiled = make_run_epoch(model, make_optimizer(config)).lower(state, static, data).compile()
     analysis = compiled.memory_analysis()

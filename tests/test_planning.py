@@ -144,7 +144,7 @@ def test_exchanges_of_all_views_by_hand():
 @pytest.mark.parametrize("config", [PLAIN, dataclasses.replace(FULL, width=16)], ids=["plain", "all views"])
 def test_exchanges_are_those_of_the_compiled_program(config: Config):
     dataset = synthetic(num_users=600, num_items=400, num_entities=900, modalities={"a": 6, "b": 4})
-    model, graphs, data = make_model(dataset, config), build_graphs(dataset, config), training_data(dataset)
+    model, graphs, data = make_model(dataset, config), build_graphs(dataset, config), training_data(dataset, config)
     state, mesh = init_train_state(model, graphs, config), make_mesh("data:4")
     assert mesh is not None
     program = mesh_program(dataset, model, graphs, data, state, mesh)

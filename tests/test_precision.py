@@ -21,7 +21,7 @@ CONFIG = Config(dataset="synthetic", width=8, correlation_neighbors=3, feature_n
 
 def test_bf16_is_used_and_stays_near_float32():
     dataset = synthetic(num_users=40, num_items=30, num_clusters=3, seed=1)
-    graphs, data = build_graphs(dataset, CONFIG), training_data(dataset)
+    graphs, data = build_graphs(dataset, CONFIG), training_data(dataset, CONFIG)
     found = {}
     for precision in ("float32", "bf16"):
         config = dataclasses.replace(CONFIG, precision=precision)

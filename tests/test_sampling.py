@@ -1,4 +1,7 @@
-"""Batches and negatives: exactly uniform over what a user does not have, and never anything else."""
+"""Batches and negatives: exactly uniform over what a user does not have, and never anything else; orders are random."""
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from slif_jax import sampling
 from slif_jax.data import Dataset
@@ -17,7 +21,7 @@ USERS = np.arange(5, dtype=np.int32)
 
 draw_negatives = jax.jit(sampling.sample_negatives, static_argnames="num_negatives")
 draw_batch = jax.jit(sampling.sample_batch, static_argnames=("num_negatives", "shared"))
-draw_triples = jax.jit(sampling.sample_triples, static_argnames=("num_entities", "batch_size"))
+draw_triples = jax.jit(sampling.sample_triples, static_argnames=("num_triples", "num_entities", "batch_size"))
 
 
 def make_dataset(lists, num_items=NUM_ITEMS):
@@ -114,26 +118,103 @@ def test_a_key_fixes_the_batch(data):
     assert (negatives(0)[0] != negatives(1)[0]).any()
 
 
+def orders(num_examples, seeds):
+    """`[seeds, n]`, an order for each seed."""
+    draw = jax.vmap(lambda seed: sampling.shuffled(jax.random.key(seed), jnp.arange(num_examples), num_examples))
+    return np.asarray(jax.jit(draw)(jnp.arange(seeds)))
+
+
+@pytest.mark.parametrize("num_examples", [*range(1, 20), 35, 36, 37, 255, 256, 257, 4096, 10_007, 1_690_000])
+def test_an_order_has_every_example_once(num_examples):
+    for order in orders(num_examples, 4 if num_examples < 10**6 else 1):
+        np.testing.assert_array_equal(np.sort(order), np.arange(num_examples))
+
+
+def test_the_largest_order():
+    n = 2**31 - 1
+    places = jnp.concatenate([jnp.arange(50_000), jnp.arange(n - 50_000, n)])
+    found = np.asarray(sampling.shuffled(jax.random.key(0), places, n))
+    assert len(set(found.tolist())) == len(places)
+    assert (found >= 0).all()
+    assert (found < n).all()
+    assert chi_square(np.bincount(found // (n // 16 + 1), minlength=16)) < CHI_SQUARE_LIMIT[15]
+    for wrong in (0, 2**31):
+        with pytest.raises(ValueError, match="1 to 2147483647 examples"):
+            sampling.shuffled(jax.random.key(0), places, wrong)
+
+
+@pytest.mark.parametrize("num_examples", [2, 3, 4])
+def test_all_orders_of_a_few_examples_are_equally_likely(num_examples):
+    drawn = orders(num_examples, 6000)
+    codes, counts = np.unique(drawn @ num_examples ** np.arange(num_examples), return_counts=True)
+    assert len(codes) == math.factorial(num_examples)
+    assert chi_square(counts) < chi2.isf(1e-4, len(codes) - 1)
+
+
+@pytest.mark.parametrize(("num_examples", "places"), [(16, (0, 1)), (31, (7, 30)), (37, (17, 18))])
+def test_two_places_of_an_order_tell_nothing_about_each_other(num_examples, places):
+    pairs = np.zeros((num_examples, num_examples))
+    np.add.at(pairs, tuple(orders(num_examples, 30_000)[:, place] for place in places), 1)
+    assert not np.diag(pairs).any()
+    counts = pairs[~np.eye(num_examples, dtype=bool)]
+    assert chi_square(counts) < chi2.isf(1e-4, len(counts) - 1)
+    for each in (pairs.sum(axis=0), pairs.sum(axis=1)):
+        assert chi_square(each) < chi2.isf(1e-4, num_examples - 1)
+
+
+def test_an_order_of_many_examples_looks_random():
+    n, size = 40_009, 1024
+    first, second = orders(n, 2)
+    limit = 4 / np.sqrt(n)  # four standard errors of a correlation
+    for order in (first, second):
+        assert np.abs(order - np.arange(n)).mean() == pytest.approx(n / 3, rel=0.02)
+        for lag in (1, 2, 201, size):  # 201: a side of the network's rectangle
+            assert abs(np.corrcoef(order[:-lag], order[lag:])[0, 1]) < limit
+        assert np.sum(np.abs(np.diff(order)) == 1) < 12  # two are expected
+        # Every batch is spread evenly over the users: the interactions are sorted by them.
+        for batch in order[: n // size * size].reshape(-1, size):
+            assert chi_square(np.bincount(batch * 16 // n, minlength=16)) < chi2.isf(1e-5, 15)
+    assert abs(np.corrcoef(first, second)[0, 1]) < limit
+    again = len(np.intersect1d(first[:size], second[:size]))
+    assert again == pytest.approx(size**2 / n, abs=20)  # 26 in the same batch of both epochs, by chance
+
+
 @pytest.mark.parametrize(("examples", "size", "steps"), [(0, 4, 0), (8, 4, 2), (9, 4, 3)])
 def test_an_epoch_shows_every_example_once(examples, size, steps):
     assert sampling.num_steps(examples, size) == steps
-    order = np.asarray(sampling.epoch_order(jax.random.key(0), examples, size))
-    assert order.shape == (steps, size)
-    flat = order.reshape(-1)
+    draw = functools.partial(sampling.examples_of_step, jax.random.key(0), num_examples=examples, batch_size=size)
+    flat = np.asarray(jax.jit(jax.vmap(draw))(jnp.arange(steps + 1))).reshape(-1)
+    assert flat.shape == ((steps + 1) * size,)
     assert sorted(flat[:examples]) == list(range(examples))
     assert (flat[examples:] == -1).all()
 
 
+def test_the_last_batch_of_the_longest_epoch():
+    n, size = 2**31 - 1, 3 * 2**20
+    last = sampling.num_steps(n, size) - 1
+    index = np.asarray(sampling.examples_of_step(jax.random.key(0), jnp.int32(last), num_examples=n, batch_size=size))
+    assert np.sum(index >= 0) == n - last * size
+    assert (index[n - last * size :] == -1).all()
+
+
 def test_the_order_of_an_epoch_is_random_but_fixed_by_its_key():
-    first, again, other = (np.asarray(sampling.epoch_order(jax.random.key(seed), 9, 4)) for seed in (0, 0, 1))
+    first, again, other = (np.asarray(sampling.shuffled(jax.random.key(seed), jnp.arange(9), 9)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    assert (first.reshape(-1)[:9] != np.arange(9)).any()
+    assert (first != np.arange(9)).any()
+
+
+def test_exact_negatives_need_the_gaps():
+    data = sampling.interactions_for_sampling(make_dataset(LISTS), exact_negatives=False)
+    assert data.gaps is None
+    draw_batch(jax.random.key(0), data, USERS, num_negatives=4, shared=True)
+    with pytest.raises(ValueError, match="exact_negatives=True"):
+        draw_batch(jax.random.key(0), data, USERS, num_negatives=4)
 
 
 def test_triples_are_true_ones_with_uniform_tails():
     triples = np.array([[0, 0, 5], [0, 1, 6], [3, 0, 6]], np.int32)
-    batch = on_host(draw_triples(jax.random.key(0), triples, num_entities=7, batch_size=6000))
+    batch = on_host(draw_triples(jax.random.key(0), triples, num_triples=3, num_entities=7, batch_size=6000))
     rows = np.stack([batch.heads, batch.relations, batch.tails], axis=1)
     which = np.argmax((rows[:, None, :] == triples[None]).all(axis=2), axis=1)
     np.testing.assert_array_equal(rows, triples[which])

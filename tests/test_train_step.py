@@ -41,7 +41,7 @@ def dataset() -> Dataset:
 @functools.cache
 def _set_up_once(dataset: Dataset, config: Config) -> tuple:
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    return model, graphs, init_train_state(model, graphs, config), train_step.training_data(dataset)
+    return model, graphs, init_train_state(model, graphs, config), train_step.training_data(dataset, config)
 
 
 def set_up(dataset: Dataset, config: Config) -> tuple[SlifMr, Graphs, TrainState, train_step.TrainingData]:
@@ -66,7 +66,13 @@ def test_the_gradient_of_the_whole_loss_is_that_of_finite_differences(dataset: D
     batch = sampling.sample_batch(
         jax.random.key(2), data.interactions, index, num_negatives=2, shared=loss == "softmax"
     )
-    triples = sampling.sample_triples(jax.random.key(3), data.triples, num_entities=dataset.num_entities, batch_size=16)
+    triples = sampling.sample_triples(
+        jax.random.key(3),
+        data.triples,
+        num_triples=data.num_triples,
+        num_entities=dataset.num_entities,
+        batch_size=16,
+    )
 
     @jax.jit
     def loss_of(params: dict) -> jax.Array:
@@ -242,7 +248,11 @@ def test_accumulated_gradients_make_one_update_of_their_mean(dataset: Dataset):
             batch_rng, data.interactions, index, num_negatives=config.softmax_negatives, shared=True
         )
         triples = sampling.sample_triples(
-            triple_rng, data.triples, num_entities=model.num_entities, batch_size=config.knowledge_batch
+            triple_rng,
+            data.triples,
+            num_triples=data.num_triples,
+            num_entities=model.num_entities,
+            batch_size=config.knowledge_batch,
         )
         grads, _ = jax.grad(train_step.loss_fn, has_aux=True)(
             state.params, model, graphs, state.correlation, batch, triples
