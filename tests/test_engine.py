@@ -268,7 +268,7 @@ def test_columns_in_blocks_take_less_memory_and_are_exchanged_once_each_way():
         graphs, model = build_graphs(dataset, config), make_model(dataset, config)
         state, made = init_train_state(model, graphs, config), make_mesh("data:8")
         assert made is not None
-        program = mesh_program(dataset, model, graphs, training_data(dataset), state, made)
+        program = mesh_program(dataset, model, graphs, training_data(dataset, config), state, made)
         compiled = program.run_epoch.lower(program.sharder.state(state), program.graphs, program.data).compile()
         analysis = compiled.memory_analysis()
         assert analysis is not None

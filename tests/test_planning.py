@@ -277,6 +277,12 @@ def test_two_settings_together_are_named_where_neither_suffices_alone():
     assert not [text for text in made.remedies if text.startswith(("--precision=bf16:", "--gather_blocks"))]
 
 
+def test_a_width_that_the_blocks_do_not_divide_is_no_remedy():
+    cut = dataclasses.replace(FULL, width=64, gather_blocks=16)
+    made = plan(SIZES, cut, {"data": 2}, dataclasses.replace(MACHINE, memory=1.0))
+    assert made.remedies == ()
+
+
 def test_a_narrower_model_is_named_where_it_fits():
     wide = dataclasses.replace(FULL, width=64)
     room = 0.75 * sum(device_bytes(SIZES, wide, native_kernels=False).values())

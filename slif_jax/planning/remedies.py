@@ -38,13 +38,18 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
       Sentences.
     """
     sizes, config = at.sizes, at.config
-    widths, by_width = [config.width // n for n in _POWERS], sorted(sizes.modalities)
+    widths = [w for n in _POWERS if (w := config.width // n) >= 8 and w % config.gather_blocks == 0]
+    by_width = sorted(sizes.modalities)
     batches = [config.batch_size // n for n in _POWERS]
     cuts = [n for n in _POWERS if config.width % n == 0 and n > config.gather_blocks] if at.devices > 1 else []
     blocks = [(n, dataclasses.replace(config, gather_blocks=n)) for n in cuts]
     tried = [
         [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
-        [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths if w >= 8],
+        [
+            (f"--width={w}", at._replace(config=dataclasses.replace(config, width=w)))
+            for w in widths
+            if w >= 8 and w % config.gather_blocks == 0
+        ],
         [
             (
                 f"{len(by_width) - n} of {len(by_width)} modalities",
