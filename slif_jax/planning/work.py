@@ -159,7 +159,9 @@ def _loss(sizes: Sizes, config: Config, at: _Shapes, devices: int) -> Iterator[W
     )  # fmt: skip
     scores = logits(config, devices)
     if config.loss == "softmax":
-        yield Work("loss", "softmax", products=6 * scores * d, functions=scores, streamed=FLOAT * scores * 6)
+        yield Work("loss", "scores", products=6 * scores * d, streamed=FLOAT * 3 * scores)
+        # Masked, joined with the positive's, reduced twice; and back. As many passes as --validate asks for.
+        yield _pointwise("loss", "softmax", scores, passes=14, functions=1)
     else:
         yield Work("loss", "bpr", streamed=FLOAT * scores * d * 8, functions=2 * scores)
     if config.dropout:
