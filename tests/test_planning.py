@@ -116,7 +116,7 @@ def test_exchanges_of_the_plain_model_by_hand():
     assert found["shared negatives"] == (2 * 4 * 16 * 8 * away, 1)  # a sum over devices counts twice
     assert set(found) == {
         "interactions",
-        "interactions of the batch",
+        "which interactions",
         "users of the batch",
         "items of the batch",
         "shared negatives",

@@ -53,7 +53,7 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]
         both_ways("users of the views", sizes.num_items, views * d, 1)
     if sizes.num_cold:  # they inherit embeddings and collaborative vectors
         found.append(Exchange("propagate", "items without interactions", FLOAT * away * sizes.num_items * d, 4))
-    found.append(Exchange("loss", "interactions of the batch", 2 * FLOAT * away * config.batch_size, 2))
+    found.append(Exchange("loss", "which interactions", 2 * FLOAT * away * config.batch_size, 2))
     batch, negatives = config.batch_size, config.softmax_negatives if config.loss == "softmax" else 0
     own = 0 if negatives else config.batch_size * config.num_negatives
     # Reduce-scatter of the rows and all-gather of their gradients, per view; a table shorter than the batch is fused
