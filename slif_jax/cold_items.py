@@ -49,12 +49,8 @@ def find_cold_items(
     is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
     if not is_cold.any() or is_cold.all() or not (modalities or knowledge):
         return None
-    sources = [filled(dataset.features[name]) for name in modalities]
-    if knowledge:
-        sources.append(_entity_profiles(dataset))
-    x = jnp.concatenate([jnp.asarray(_unit_rows(source)) for source in sources], axis=1)
     cold, warm = np.flatnonzero(is_cold), np.flatnonzero(~is_cold)
-    found = jax.jit(ops.topk, static_argnums=2)(x[cold], x[warm], num_neighbors)
+    found = jax.jit(ops.topk, static_argnums=2)(*_profiles(dataset, modalities, knowledge, (cold, warm)), num_neighbors)
     weights = np.maximum(np.asarray(found.values), 0.0)
     sums = weights.sum(axis=1)
     some = sums > 0
@@ -92,6 +88,25 @@ def inherit(x: Float[Array, "items d"], cold: ColdItems | None, axis: Axis = Non
     return x.at[cold.items].set(inherited, unique_indices=True, indices_are_sorted=True)
 
 
+def _profiles(
+    dataset: Dataset, modalities: tuple[str, ...], knowledge: bool, groups: tuple[np.ndarray, ...]
+) -> list[np.ndarray]:
+    """For each group of items, all sources side by side, each at unit length."""
+    widths = [dataset.features[name].values.shape[1] for name in modalities]
+    if knowledge:
+        widths.append(min(_PROFILE_WIDTH, dataset.num_entities))
+    bounds = np.cumsum([0, *widths])
+    profiles = [np.empty((len(items), bounds[-1]), np.float32) for items in groups]
+    for at in range(len(bounds) - 1):  # raw features are large: one after the other
+        known = at < len(modalities)
+        source = filled(dataset.features[modalities[at]]) if known else _entity_profiles(dataset)
+        norms = np.linalg.norm(source, axis=1, keepdims=True)
+        np.divide(source, norms, out=source, where=norms > 0)
+        for profile, items in zip(profiles, groups, strict=True):
+            profile[:, bounds[at] : bounds[at + 1]] = source[items]
+    return profiles
+
+
 def _entity_profiles(dataset: Dataset) -> np.ndarray:
     """`[I, 256]`: which entities an item is linked to, in either direction, rare ones more; zeros without a link."""
     # Here and not above: scikit-learn takes over a second to import, and sets environment variables.
@@ -109,8 +124,3 @@ def _entity_profiles(dataset: Dataset) -> np.ndarray:
     width = min(_PROFILE_WIDTH, dataset.num_entities)
     projection = SparseRandomProjection(width, dense_output=True, random_state=0)  # pyright: ignore[reportArgumentType]
     return projection.fit_transform(links).astype(np.float32)
-
-
-def _unit_rows(x: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)

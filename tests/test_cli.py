@@ -1,6 +1,7 @@
 """The programs, as users start them: bad input gets one line and status 2, good input gets results."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -263,6 +264,17 @@ def test_evaluate_measures_a_run_by_every_protocol_and_leaves_it_alone(finished:
     assert found["strict"]["test_groups"] == result["test_groups"]
     assert found["kgat"]["test"]["ndcg@20"] != result["test"]["ndcg@20"]
     assert (finished / "result.json").read_bytes() == before
+
+
+def test_evaluate_prints_what_it_cannot_keep(finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("evaluation-*"))
+    (run / "evaluation-kgat.json.partial").mkdir()  # no file can be written in its place
+    done = program("evaluate", f"--workdir={run}", "--protocol=kgat")
+    assert done.returncode == 0, done.stderr
+    assert "kgat" in done.stdout
+    assert "not kept in the run" in done.stderr
+    assert not (run / "evaluation-kgat.json").exists()
 
 
 @pytest.mark.parametrize(
