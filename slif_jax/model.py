@@ -155,13 +155,12 @@ class SlifMr(nn.Module):
             item_sides["knowledge"] = self._knowledge(embedding, graphs, correlation)
         if not item_sides:
             return Views(users, {}), Views(items, {})
+
+        def to_users(x: Array) -> Array:
+            return ops.spmm(graphs.user_items, gather_rows(x, self.axis))
+
         joined = self._carried(jnp.concatenate(list(item_sides.values()), axis=1))
-        joined = by_columns(
-            lambda x: ops.spmm(graphs.user_items, gather_rows(x, self.axis)),
-            joined,
-            self.axis,
-            self.config.gather_blocks,
-        ).astype(jnp.float32)
+        joined = by_columns(to_users, joined, self.axis, self.config.gather_blocks).astype(jnp.float32)
         user_sides = dict(zip(item_sides, jnp.split(joined, len(item_sides), axis=1), strict=True))
         return Views(users, user_sides), Views(items, item_sides)
 
@@ -192,9 +191,8 @@ class SlifMr(nn.Module):
         else:
             purified = jnp.where(present[:, None], items * nn.sigmoid(logits), 0.0)
         use_correlation = config.correlates("features")
-        share = config.feature_correlation
-        if use_correlation and config.learn_feature_correlation:
-            share = nn.sigmoid(self.feature_correlation[name])
+        learned = use_correlation and config.learn_feature_correlation
+        share = nn.sigmoid(self.feature_correlation[name]) if learned else config.feature_correlation
         return propagate_features(
             graph,
             self._carried(purified),
@@ -238,8 +236,7 @@ class SlifMr(nn.Module):
         x = jnp.concatenate([items, self.entity_embedding])
         arguments: dict[str, Any] = {}
         if self.config.correlates("knowledge"):
-            arguments["correlation"] = correlation
-            arguments["correlation_relation"] = self.correlation_relation
+            arguments = {"correlation": correlation, "correlation_relation": self.correlation_relation}
             arguments["correlation_weight"] = self.config.knowledge_correlation
         return x, graphs.knowledge, arguments
 
@@ -336,9 +333,8 @@ class SlifMr(nn.Module):
         """
         if not self.knowledge:
             raise ValueError("The model uses no knowledge graph: there is no attention over it.")
-        return self.apply(  # pyright: ignore[reportReturnType]
-            {"params": params}, graphs, correlation, method="_knowledge_weights"
-        )
+        method = "_knowledge_weights"
+        return self.apply({"params": params}, graphs, correlation, method=method)  # pyright: ignore[reportReturnType]
 
     @nn.nowrap
     def contributions(self, params: Params, views: Views) -> dict[str, Float[Array, "n d"]]:
