@@ -159,7 +159,7 @@ def test_spec():
         (
             "user=3",
             "synthetic has no argument 'user'. Did you mean 'users'? It has: users, items, clusters, degree, entities, "
-            "relations, modalities, missing, noise, seed.",
+            "relations, modalities, missing, noise, seed, links_per_item.",
         ),
         ("users", "synthetic: expected 'users=value', got 'users'."),
         ("users=3,num_users=4", "synthetic: 'num_users' is given twice."),
