@@ -69,7 +69,7 @@ def main() -> int:
     """Prints the plan.
 
     Returns:
-      The exit status: 0, or 1 where the training does not fit.
+      The exit status: 0, or 1 where the training does not fit, or something else stands in the way.
     """
     cli.set_up_jax()
     config = cli.config_from_flags(names=_NAMES)
@@ -162,7 +162,7 @@ def plan_text(made: Plan, config: Config) -> str:
     if made.obstacles:
         lines += ["", "Beside memory:", "", *(f"- {obstacle}" for obstacle in made.obstacles)]
     if made.remedies:
-        lines += ["", "What would fit, one of:", "", *(f"- {text}" for text in made.remedies)]
+        lines += ["", "What would fit into memory, one of:", "", *(f"- {text}" for text in made.remedies)]
     lines += ["", "## Time", "", *_times(made), ""]
     lines += ["Exchanged in a step, bytes received per device:", "", *_exchanges(made)]
     return "\n".join(lines)
@@ -170,9 +170,8 @@ def plan_text(made: Plan, config: Config) -> str:
 
 def _verdict(made: Plan) -> str:
     fits = "**It fits" if made.total_bytes <= made.available_bytes else "**It does not fit"
+    fits += " into memory, and there are other obstacles" if made.obstacles else ""
     largest = max(made.num_bytes, key=lambda name: made.num_bytes[name])
-    if made.obstacles:
-        fits += ", and there are other obstacles"
     return (
         f"{fits}**: {gib(made.total_bytes)} of {gib(made.available_bytes)} per device, most of it {largest}. "
         f"A step takes {_seconds(made.step_seconds)}, most of it {_longest(made)}."

@@ -56,9 +56,9 @@ def by_columns(
       As `function(x)`.
 
     Raises:
-      ValueError: if D is not a multiple of `blocks`.
+      ValueError: if `blocks` is below 1, or D is not a multiple of it.
     """
-    if x.shape[1] % blocks:
+    if blocks < 1 or x.shape[1] % blocks:
         raise ValueError(f"{x.shape[1]} columns cannot be cut into {blocks} equal blocks.")
     if axis is None or blocks == 1:
         return function(x)

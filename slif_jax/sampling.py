@@ -95,7 +95,7 @@ def shuffled(rng: PRNGKeyArray, positions: Integer[Array, " b"], num_examples: i
 
     Args:
       rng: key of the order.
-      positions: `[B]` places, each from 0 to below n.
+      positions: `[B]` places, each from 0 to below n; what comes of others is undefined.
       num_examples: n, from 1 to 2**31 - 1. Static.
 
     Returns:
@@ -178,6 +178,7 @@ def sample_negatives(
     Raises:
       ValueError: if the interactions were laid out without `gaps`.
     """
+    data = jax.tree.map(jnp.asarray, data)  # it may be on the host
     if data.gaps is None:
         raise ValueError("These interactions have no `gaps`: lay them out with exact_negatives=True.")
     start, end = data.indptr[users], data.indptr[users + 1]
@@ -217,6 +218,7 @@ def sample_batch(
       A `Batch` of B examples, the same on every device.
     """
     rng, loss_rng = jax.random.split(rng)
+    data = jax.tree.map(jnp.asarray, data)  # it may be on the host
     real = index >= 0
     safe = jnp.maximum(index, 0)
     users, positives = (take_rows_everywhere(x, safe, axis) for x in (data.users, data.items))
@@ -251,6 +253,6 @@ def sample_triples(
       A `TripleBatch`, the same on every device. A corrupted tail may by chance be a true one, as in KGAT.
     """
     pick, corrupt = jax.random.split(rng)
-    chosen = take_rows_everywhere(triples, jax.random.randint(pick, (batch_size,), 0, num_triples), axis)
+    chosen = take_rows_everywhere(jnp.asarray(triples), jax.random.randint(pick, (batch_size,), 0, num_triples), axis)
     corrupted = jax.random.randint(corrupt, (batch_size,), 0, num_entities)
     return TripleBatch(chosen[:, 0], chosen[:, 1], chosen[:, 2], corrupted)

@@ -32,6 +32,7 @@ PACKAGES = (
     "scikit-learn",
 )
 _LOCK, _PARTIAL = "lock", ".partial"
+_MAY_DIFFER = ("epochs", "gather_blocks")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 RESUME_MODES = ("auto", "never", "must")
@@ -321,9 +322,11 @@ def _is_gone(path: Path) -> bool:
 
 
 def config_differences(stored: Config, config: Config) -> list[str]:
-    """Where a saved config differs, as 'field is a, was b'; `epochs` may differ."""
+    """Where a saved config differs, as 'field is a, was b'; what does not change the numbers of an epoch may differ."""
     now, was = config.to_dict(), stored.to_dict()
-    return [f"{name} is {now[name]}, was {was[name]}" for name in now if name != "epochs" and now[name] != was[name]]
+    return [
+        f"{name} is {now[name]}, was {was[name]}" for name in now if name not in _MAY_DIFFER and now[name] != was[name]
+    ]
 
 
 def environment() -> dict[str, Any]:

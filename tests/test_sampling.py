@@ -234,3 +234,12 @@ def test_shared_negatives_are_the_same_for_all_and_uniform_over_warm_items():
     counts = np.bincount(batch.negatives[0], minlength=7)
     assert not counts[[1, 3, 4, 6]].any()
     assert chi_square(counts[[0, 2, 5]]) < CHI_SQUARE_LIMIT[2]
+
+
+def test_the_samplers_take_what_is_on_the_host():
+    data = sampling.interactions_for_sampling(make_dataset(LISTS))
+    assert isinstance(data.users, np.ndarray)
+    index = jnp.array([0, 1, -1])
+    plain = sampling.sample_batch(jax.random.key(0), data, index, num_negatives=2)
+    jitted = jax.jit(lambda index: sampling.sample_batch(jax.random.key(0), data, index, num_negatives=2))(index)
+    np.testing.assert_array_equal(plain.negatives, jitted.negatives)

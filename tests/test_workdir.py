@@ -170,6 +170,7 @@ def test_epochs_that_are_run_again_are_dropped(tmp_path):
 def test_differences_of_configs():
     old = Config(topk=(5, 20), epochs=3)
     assert config_differences(old, Config(topk=(5, 20), epochs=30)) == []
+    assert config_differences(old, Config(topk=(5, 20), gather_blocks=4)) == []
     assert config_differences(old, Config(topk=(20,), epochs=3)) == ["topk is [20], was [5, 20]"]
     fields = old.to_dict()
     del fields["seed"]  # written before the field existed: its default was used

@@ -45,11 +45,7 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     blocks = [(n, dataclasses.replace(config, gather_blocks=n)) for n in cuts]
     tried = [
         [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
-        [
-            (f"--width={w}", at._replace(config=dataclasses.replace(config, width=w)))
-            for w in widths
-            if w >= 8 and w % config.gather_blocks == 0
-        ],
+        [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths],
         [
             (
                 f"{len(by_width) - n} of {len(by_width)} modalities",
