@@ -25,11 +25,11 @@ from experiments import cli, outputs
 from slif_jax import data, memory
 from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.graphs import build_graphs
+from slif_jax.meshes import parse_mesh
 from slif_jax.model import make_model
 from slif_jax.planning import ACCELERATORS, Accelerator, Plan, Sizes, accelerator, plan, sizes_of
 from slif_jax.planning.calibration import Probes, calibrate
 from slif_jax.planning.remedies import gib
-from slif_jax.sharding import parse_mesh
 from slif_jax.train_state import init_train_state, make_optimizer
 from slif_jax.train_step import make_run_epoch, training_data
 from slif_jax.workdir import replace_text
@@ -159,6 +159,9 @@ def plan_text(made: Plan, config: Config) -> str:
             + [("**total**", f"**{gib(made.total_bytes)}**"), ("there are", gib(made.available_bytes))],
         ),
     ]
+    if made.host_bytes:
+        whole = gib(made.host_bytes)
+        lines += ["", f"Every process, in its host's memory, before it deals it out: {whole}, and more to sort."]
     if made.obstacles:
         lines += ["", "Beside memory:", "", *(f"- {obstacle}" for obstacle in made.obstacles)]
     if made.remedies:

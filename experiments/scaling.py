@@ -20,8 +20,8 @@ from experiments import cli, outputs
 from experiments.scaling_tables import markdown, plot, read_meshes, row
 from slif_jax import ops
 from slif_jax.data.synthetic import synthetic
+from slif_jax.meshes import make_mesh
 from slif_jax.scaling import Measurement, measure
-from slif_jax.sharding import make_mesh
 from slif_jax.workdir import replace_text
 
 _MESHES = flags.DEFINE_string("meshes", "data:1 data:2 data:4 data:8", "Meshes, with spaces between them.")

@@ -2,16 +2,17 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from slif_jax import ops
 from slif_jax.collectives import Axis, gather_rows, total
-from slif_jax.data import Dataset, filled
+from slif_jax.data import Dataset, FilledRows
 from slif_jax.losses import normalise_rows
+from slif_jax.meshes import Rows
+from slif_jax.neighbors import SideBySide, nearest_rows
 
 _PROFILE_WIDTH = 256
 
@@ -29,7 +30,7 @@ class ColdItems(NamedTuple):
 
 
 def find_cold_items(
-    dataset: Dataset, modalities: tuple[str, ...], *, knowledge: bool, num_neighbors: int
+    dataset: Dataset, modalities: tuple[str, ...], *, knowledge: bool, num_neighbors: int, mesh: Mesh | None = None
 ) -> ColdItems | None:
     """The items without training interactions that some source says anything of.
 
@@ -42,6 +43,7 @@ def find_cold_items(
       modalities: those to use.
       knowledge: whether the triples are used.
       num_neighbors: k.
+      mesh: devices to share the search; None for the default device alone.
 
     Returns:
       `ColdItems` on the default device; an item that is like no warm item is not among them. None without any.
@@ -50,17 +52,19 @@ def find_cold_items(
     if not is_cold.any() or is_cold.all() or not (modalities or knowledge):
         return None
     cold, warm = np.flatnonzero(is_cold), np.flatnonzero(~is_cold)
-    found = jax.jit(ops.topk, static_argnums=2)(*_profiles(dataset, modalities, knowledge, (cold, warm)), num_neighbors)
-    weights = np.maximum(np.asarray(found.values), 0.0)
-    sums = weights.sum(axis=1)
+    sources: list[Rows] = [FilledRows(dataset.features[name]) for name in modalities]
+    if knowledge:
+        sources.append(_EntityProfiles(dataset))
+    queries, keys = SideBySide(sources, cold), SideBySide(sources, warm)
+    found, cosines = nearest_rows(queries, keys, num_neighbors, mesh)
+    sums = cosines.sum(axis=1)
     some = sums > 0
     if not some.any():
         return None
-    neighbors = warm[np.maximum(np.asarray(found.indices), 0)][some]
     return ColdItems(
         jnp.asarray(cold[some].astype(np.int32)),
-        jnp.asarray(neighbors.astype(np.int32)),
-        jnp.asarray(weights[some] / sums[some, None]),
+        jnp.asarray(warm[np.maximum(found, 0)][some].astype(np.int32)),
+        jnp.asarray(cosines[some] / sums[some, None]),
         jnp.float32(dataset.num_items - int(some.sum())),
     )
 
@@ -88,39 +92,28 @@ def inherit(x: Float[Array, "items d"], cold: ColdItems | None, axis: Axis = Non
     return x.at[cold.items].set(inherited, unique_indices=True, indices_are_sorted=True)
 
 
-def _profiles(
-    dataset: Dataset, modalities: tuple[str, ...], knowledge: bool, groups: tuple[np.ndarray, ...]
-) -> list[np.ndarray]:
-    """For each group of items, all sources side by side, each at unit length."""
-    widths = [dataset.features[name].values.shape[1] for name in modalities]
-    if knowledge:
-        widths.append(min(_PROFILE_WIDTH, dataset.num_entities))
-    bounds = np.cumsum([0, *widths])
-    profiles = [np.empty((len(items), bounds[-1]), np.float32) for items in groups]
-    for at in range(len(bounds) - 1):  # raw features are large: one after the other
-        known = at < len(modalities)
-        source = filled(dataset.features[modalities[at]]) if known else _entity_profiles(dataset)
-        norms = np.linalg.norm(source, axis=1, keepdims=True)
-        np.divide(source, norms, out=source, where=norms > 0)
-        for profile, items in zip(profiles, groups, strict=True):
-            profile[:, bounds[at] : bounds[at + 1]] = source[items]
-    return profiles
-
-
-def _entity_profiles(dataset: Dataset) -> np.ndarray:
+class _EntityProfiles:
     """`[I, 256]`: which entities an item is linked to, in either direction, rare ones more; zeros without a link."""
-    # Here and not above: scikit-learn takes over a second to import, and sets environment variables.
-    from scipy import sparse
-    from sklearn.random_projection import SparseRandomProjection
 
-    head, _, tail = dataset.triples.T
-    items, entities = np.concatenate([head, tail]), np.concatenate([tail, head])
-    keep = items < dataset.num_items
-    shape = (dataset.num_items, dataset.num_entities)
-    links = sparse.csr_array((np.ones(int(keep.sum()), np.float32), (items[keep], entities[keep])), shape=shape)
-    links.data[:] = 1.0
-    linked = np.maximum(np.bincount(links.indices, minlength=dataset.num_entities), 1)
-    links.data *= np.log1p(dataset.num_items / linked)[links.indices].astype(np.float32)
-    width = min(_PROFILE_WIDTH, dataset.num_entities)
-    projection = SparseRandomProjection(width, dense_output=True, random_state=0)  # pyright: ignore[reportArgumentType]
-    return projection.fit_transform(links).astype(np.float32)
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, dataset: Dataset) -> None:
+        # Here and not above: scikit-learn takes over a second to import, and sets environment variables.
+        from scipy import sparse
+        from sklearn.random_projection import SparseRandomProjection
+
+        head, _, tail = dataset.triples.T
+        items, entities = np.concatenate([head, tail]), np.concatenate([tail, head])
+        keep = items < dataset.num_items
+        shape = (dataset.num_items, dataset.num_entities)
+        links = sparse.csr_array((np.ones(int(keep.sum()), np.float32), (items[keep], entities[keep])), shape=shape)
+        links.data[:] = 1.0
+        linked = np.maximum(np.bincount(links.indices, minlength=dataset.num_entities), 1)
+        links.data *= np.log1p(dataset.num_items / linked)[links.indices].astype(np.float32)
+        width = min(_PROFILE_WIDTH, dataset.num_entities)
+        random = SparseRandomProjection(width, dense_output=True, random_state=0)  # pyright: ignore[reportArgumentType]
+        self.shape = (dataset.num_items, width)
+        self._links, self._projection = links, random.fit(links)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self._projection.transform(self._links[rows]).astype(np.float32)

@@ -5,12 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from slif_jax.collectives import Axis, gather_rows, shard_index, total
 from slif_jax.graphs import Graphs, edge_weights, item_features, nearest_neighbors, neighbor_graph
-from slif_jax.losses import normalise_rows
+from slif_jax.meshes import host_rows
+from slif_jax.neighbors import SideBySide, nearest_rows
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "mutual", "recall_target", "axis"))
@@ -46,6 +49,11 @@ def rebuild(
       [[1], [0], [3], [2]]
     """
     found, cosines = nearest_neighbors(item_vectors, num_neighbors, recall_target, axis)
+    return _graph(found, cosines, mutual=mutual, axis=axis)
+
+
+@functools.partial(jax.jit, static_argnames=("mutual", "axis"))
+def _graph(found: Array, cosines: Array, *, mutual: bool, axis: Axis = None) -> jraph.GraphsTuple:
     if mutual:
         own = shard_index(axis) * len(found) + jnp.arange(len(found), dtype=jnp.int32)
         theirs = gather_rows(found, axis)[jnp.maximum(found, 0)]
@@ -70,7 +78,7 @@ def empty(num_items: int, num_neighbors: int) -> jraph.GraphsTuple:
 
 
 def warm_up(
-    graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int, mutual: bool = False
+    graphs: Graphs, num_items: int, *, kind: str, num_neighbors: int, mutual: bool = False, mesh: Mesh | None = None
 ) -> jraph.GraphsTuple:
     """The correlation graph of the epochs before the first rebuild.
 
@@ -81,6 +89,7 @@ def warm_up(
         items without training interactions have no edges, as after a rebuild.
       num_neighbors: k.
       mutual: as in `rebuild`.
+      mesh: devices to share the search; None for the default device alone.
 
     Returns:
       A graph shaped like that of `rebuild`; the empty one where there is no modality.
@@ -92,9 +101,12 @@ def warm_up(
         raise ValueError(f"`kind` must be 'empty' or 'features': got '{kind}'.")
     if kind == "empty" or not graphs.features:
         return empty(num_items, num_neighbors)
-    sides = [normalise_rows(item_features(graph).x) for graph in graphs.features.values()]
-    joined = jnp.where(graphs.warm[:, None], jnp.concatenate(sides, axis=1), 0.0)
-    return rebuild(joined, num_neighbors=num_neighbors, mutual=mutual)
+    warm = np.flatnonzero(np.asarray(graphs.warm))
+    joined = SideBySide([host_rows(item_features(graph).x) for graph in graphs.features.values()], warm)
+    found, cosines = np.full((num_items, num_neighbors), -1, np.int32), np.zeros((num_items, num_neighbors), np.float32)
+    among_warm, cosines[warm] = nearest_rows(joined, joined, num_neighbors, mesh)
+    found[warm] = np.where(among_warm >= 0, warm[among_warm], -1)
+    return _graph(jnp.asarray(found), jnp.asarray(cosines), mutual=mutual)
 
 
 @functools.partial(jax.jit, static_argnames="momentum")

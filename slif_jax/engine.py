@@ -21,9 +21,10 @@ from slif_jax.evaluate import (
     rank_block,
 )
 from slif_jax.graphs import Graphs
+from slif_jax.meshes import built_on_host, check_divides
 from slif_jax.model import Encoded, SlifMr, Vectors
 from slif_jax.placement import place, places
-from slif_jax.sharding import Sharder, check_divides
+from slif_jax.sharding import Sharder
 from slif_jax.train_state import TrainState, make_optimizer
 from slif_jax.train_step import EpochLosses, TrainingData, close_the_loop, feed_back, make_epoch, make_run_epoch
 
@@ -115,7 +116,7 @@ def mesh_program(
     Args:
       dataset: loaded data.
       model: from `make_model`.
-      graphs: from `build_graphs`.
+      graphs: from `build_graphs`, for this mesh or for the default device.
       data: from `training_data`; it may be on the host.
       state: from `init_train_state`; its values are not used.
       mesh: the devices.
@@ -136,8 +137,9 @@ def mesh_program(
     placements = place(dataset, mesh.size)
     sharder = Sharder(mesh, placements)
     local = per_device_model(model, sharder)
-    sharded_graphs = sharder.graphs(graphs)
-    sharded_data = sharder.data(data.replace(places=places(placements)))
+    with built_on_host(mesh):  # no part of one device passes through another
+        sharded_graphs = sharder.graphs(graphs)
+        sharded_data = sharder.data(data.replace(places=places(placements)))
     spec = sharder.state_spec(state)
     epoch = jax.shard_map(
         make_epoch(local, make_optimizer(config)),

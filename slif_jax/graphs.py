@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from slif_jax import ops
 from slif_jax.cold_items import ColdItems, find_cold_items
 from slif_jax.collectives import Axis, gather_rows, num_shards, shard_index
 from slif_jax.config import Config
-from slif_jax.data import Dataset, filled
+from slif_jax.data import Dataset, FilledRows
 from slif_jax.data.checks import fitting
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
 from slif_jax.losses import normalise_rows
+from slif_jax.neighbors import SideBySide, nearest_rows
 
 _LEAST_DEGREE = 1e-24
 
@@ -29,7 +31,7 @@ class ItemFeatures(NamedTuple):
     """Node features of a modality's graph."""
 
     x: Float[Array, "items d_m"]
-    """Raw features; rows of items that lack the modality are zero."""
+    """Raw features; rows of items that lack the modality are zero. For a mesh, `FilledRows`, which are not read yet."""
     present: Bool[Array, " items"]
     """Which items have the modality."""
 
@@ -104,15 +106,17 @@ def symmetric_normalise(
     return weight * scale[receivers] * gather_rows(scale, axis)[senders]
 
 
-def build_graphs(dataset: Dataset, config: Config) -> Graphs:
+def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> Graphs:
     """Builds what `config` uses of the interaction, knowledge and feature graphs.
 
     Args:
       dataset: loaded data.
       config: switches and neighbour counts.
+      mesh: devices that will share the graphs (`Sharder.graphs`): the features of a device's rows alone are read, and
+        the neighbours by features found by all devices. None for the default device alone.
 
     Returns:
-      `Graphs` on the default device.
+      `Graphs`; for a mesh in the memory of the host.
 
     Raises:
       ValueError: if `config.modalities` names one that the data do not have, or the data break a rule of `Dataset`.
@@ -132,12 +136,13 @@ def build_graphs(dataset: Dataset, config: Config) -> Graphs:
     )
     user_items = build_graph(items, users, weight, num_senders=dataset.num_items, num_receivers=dataset.num_users)
     modalities, knowledge = used_modalities(dataset, config), uses_knowledge(dataset, config)
+    k = config.feature_neighbors
     return Graphs(
         interactions=interactions,
         user_items=user_items,
         knowledge=knowledge_graph(dataset) if knowledge else None,
-        features=feature_graphs(dataset, modalities, config.feature_neighbors, missing=config.missing_features),
-        cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=config.feature_neighbors),
+        features=feature_graphs(dataset, modalities, k, missing=config.missing_features, mesh=mesh),
+        cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=k, mesh=mesh),
         warm=jnp.asarray(item_degree > 0),
     )
 
@@ -197,7 +202,12 @@ def knowledge_graph(dataset: Dataset) -> jraph.GraphsTuple:
 
 
 def feature_graphs(
-    dataset: Dataset, names: tuple[str, ...], num_neighbors: int, *, missing: str = "neighbours"
+    dataset: Dataset,
+    names: tuple[str, ...],
+    num_neighbors: int,
+    *,
+    missing: str = "neighbours",
+    mesh: Mesh | None = None,
 ) -> dict[str, jraph.GraphsTuple]:
     """One graph per modality: the k nearest items of each item by cosine of the raw features, found in blocks.
 
@@ -210,35 +220,36 @@ def feature_graphs(
       num_neighbors: k.
       missing: 'mean' or 'zero' give an item that lacks a modality these features, and it counts as having it; with the
         other policies of `Config.missing_features` it lacks it.
+      mesh: as in `build_graphs`.
 
     Returns:
       By name, a graph over the items with `ItemFeatures` as nodes and k edges per item.
     """
     features: dict[str, ItemFeatures] = {}
-    nearest: dict[str, tuple[Array, Array]] = {}
+    nearest: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in names:
         modality = dataset.features[name]
-        x, present = filled(modality), np.asarray(modality.present)
-        if missing == "mean" and present.any():
-            x[~present] = x[present].mean(axis=0)
+        rows, present = FilledRows(modality, mean=missing == "mean"), np.asarray(modality.present)
         if missing in ("mean", "zero"):
             present = np.ones_like(present)
-        features[name] = ItemFeatures(jnp.asarray(x), jnp.asarray(present))
-        nearest[name] = _nearest_neighbors(features[name].x, num_neighbors)
+        unit = SideBySide([rows], np.arange(dataset.num_items))
+        nearest[name] = nearest_rows(unit, unit, num_neighbors, mesh)
+        x = jnp.asarray(rows[:]) if mesh is None else cast(Array, rows)
+        features[name] = ItemFeatures(x, jnp.asarray(present))
     return {name: _feature_graph(name, features, nearest) for name in names}
 
 
 def _feature_graph(
-    name: str, features: dict[str, ItemFeatures], nearest: dict[str, tuple[Array, Array]]
+    name: str, features: dict[str, ItemFeatures], nearest: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> jraph.GraphsTuple:
     neighbors, weights = nearest[name]
-    present = features[name].present
+    present = np.asarray(features[name].present)
     missing = ~present
     for other_neighbors, other_weights in nearest.values():
         usable = missing[:, None] & (other_neighbors >= 0) & present[other_neighbors]
-        neighbors = jnp.where(usable, other_neighbors, neighbors)
-        weights = jnp.where(usable, other_weights, weights)
-        missing = missing & ~jnp.any(usable, axis=1)
+        neighbors = np.where(usable, other_neighbors, neighbors)
+        weights = np.where(usable, other_weights, weights)
+        missing = missing & ~usable.any(axis=1)
     return _neighbor_graph(neighbors, weights)._replace(nodes=features[name])
 
 
@@ -285,5 +296,4 @@ def neighbor_graph(
     return fixed_degree_graph(neighbors, normalised.reshape(num_items, k), num_items * num_shards(axis))
 
 
-_nearest_neighbors = jax.jit(nearest_neighbors, static_argnums=1)
 _neighbor_graph = jax.jit(neighbor_graph)

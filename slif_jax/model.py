@@ -356,13 +356,13 @@ class SlifMr(nn.Module):
 
         Args:
           rng: key.
-          graphs: static graphs.
+          graphs: static graphs; only their shapes count.
           correlation: any correlation graph of the right shape.
 
         Returns:
           Nested dictionary of float32 arrays.
         """
-        return jax.jit(self.init)(rng, graphs, correlation)["params"]
+        return jax.jit(lambda rng: self.init(rng, *jax.tree.map(jnp.zeros_like, (graphs, correlation))))(rng)["params"]
 
 
 def make_model(dataset: Dataset, config: Config) -> SlifMr:

@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Int
 
 from slif_jax.data import Dataset
+from slif_jax.meshes import Rows
 from slif_jax.sampling import Batch, TripleBatch
 
 
@@ -44,7 +45,7 @@ class Placement:
         ids[self.rows] = np.arange(len(self.rows), dtype=np.int32)
         return ids
 
-    def part(self, values: np.ndarray, shard: int, fill: int = 0) -> np.ndarray:
+    def part(self, values: Rows, shard: int, fill: int = 0) -> np.ndarray:
         """`[rows_each, ...]` of `[n, ...]`: the values of one device's rows, `fill` in the padding."""
         ids = self.ids[shard * self.rows_each : (shard + 1) * self.rows_each]
         out = np.full((self.rows_each, *values.shape[1:]), fill, values.dtype)

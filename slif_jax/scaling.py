@@ -17,6 +17,7 @@ from slif_jax.engine import MeshProgram, make_engine
 from slif_jax.evaluate import ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.hlo import Collective, collectives
+from slif_jax.meshes import built_on_host
 from slif_jax.model import make_model
 from slif_jax.sampling import num_steps
 from slif_jax.train_state import init_train_state, make_optimizer
@@ -79,9 +80,10 @@ def measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds: 
     Raises:
       ValueError: if a batch cannot be shared evenly by the devices.
     """
-    graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    state, data = init_train_state(model, graphs, config), training_data(dataset, config, on_host=True)
-    tasks = {"valid": ranking_task(dataset, "valid", config)}
+    with built_on_host(mesh):
+        graphs, model = build_graphs(dataset, config, mesh), make_model(dataset, config)
+        state, data = init_train_state(model, graphs, config, mesh), training_data(dataset, config, on_host=True)
+        tasks = {"valid": ranking_task(dataset, "valid", config)}
     engine = make_engine(dataset, model, graphs, data, tasks, state, mesh)
     program = engine.program
     assert program is not None

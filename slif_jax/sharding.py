@@ -4,143 +4,39 @@ Here they are cut up and put together again, on the host. What devices do with t
 and `slif_jax.model`; `slif_jax.engine` maps it over the mesh.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from slif_jax.cold_items import ColdItems
 from slif_jax.evaluate import RankingTask, TaskArrays
 from slif_jax.graphs import Graphs, edge_weights, item_features
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of, pad_edges
+from slif_jax.meshes import OnMesh, host_rows
 from slif_jax.model import TABLES, table_of
 from slif_jax.placement import Placement, Placements
 from slif_jax.train_state import TrainState
 from slif_jax.train_step import TrainingData
 
 
-def parse_mesh(text: str) -> dict[str, int]:
-    """Reads the sizes of a mesh.
-
-    Args:
-      text: such as 'data:8' or 'data:4,model:2'; '' or 'none' for no mesh.
-
-    Returns:
-      Sizes by axis name, in order.
-
-    Raises:
-      ValueError: on anything else.
-    """
-    sizes: dict[str, int] = {}
-    for part in text.replace(" ", "").split(",") if text not in ("", "none") else []:
-        name, _, size = part.partition(":")
-        if not name.isidentifier() or not size.isdecimal() or int(size) < 1 or name in sizes:
-            raise ValueError(f"A mesh is written like 'data:8' or 'data:4,model:2': got '{text}'.")
-        sizes[name] = int(size)
-    return sizes
-
-
-def make_mesh(text: str) -> Mesh | None:
-    """The mesh that `text` asks for, over all devices of all processes.
-
-    Args:
-      text: see `parse_mesh`.
-
-    Returns:
-      A mesh, or None for no mesh.
-
-    Raises:
-      ValueError: if the text cannot be read, or there are not as many devices.
-    """
-    sizes = parse_mesh(text)
-    if not sizes:
-        return None
-    wanted, have = math.prod(sizes.values()), jax.device_count()
-    if wanted > have or (jax.process_count() > 1 and wanted != have):
-        hint = ""
-        if jax.devices()[0].platform == "cpu":
-            hint = f" To try it out on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count={wanted}."
-        raise ValueError(f"--mesh={text} asks for {wanted} devices, there are {have}.{hint}")
-    devices = None if wanted == have else jax.devices()[:wanted]
-    types = (AxisType.Auto,) * len(sizes)  # explicit axes do not allow what graphs need
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
-
-
-def check_divides(mesh: Mesh, sizes: dict[str, int]) -> None:
-    """Refuses sizes that cannot be shared evenly.
-
-    Args:
-      mesh: the mesh.
-      sizes: by the name of their setting.
-
-    Raises:
-      ValueError: naming the first that is not a multiple of the devices.
-    """
-    for name, size in sizes.items():
-        if size % mesh.size:
-            better = -(-size // mesh.size) * mesh.size
-            raise ValueError(f"--{name} must be a multiple of the {mesh.size} devices: got {size}. Try {better}.")
-
-
-class Sharder:
-    """Puts arrays on a mesh, and gets them back.
-
-    In a run of several processes each of them calls everything with equal arguments, and puts what its devices hold.
-    """
+class Sharder(OnMesh):
+    """Puts what a training works on on a mesh, and gets it back, as placements say."""
 
     def __init__(self, mesh: Mesh, placements: Placements) -> None:
-        self.mesh = mesh
+        super().__init__(mesh)
         self.placements = placements
-        self.axis = tuple(mesh.axis_names)
-        self.rows = PartitionSpec(self.axis)
-        self._everywhere = jax.jit(lambda x: x, out_shardings=self._sharding(PartitionSpec()))
         self._of_table: dict[str, Placement] = dict(
             zip(TABLES, (placements.users, placements.items, placements.others), strict=True)
         )
 
-    def replicate(self, tree: Any) -> Any:
-        """The same arrays on every device."""
-
-        def put(x: Any) -> jax.Array:
-            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-            host = np.asarray(x)
-            return jax.make_array_from_callback(host.shape, self._sharding(PartitionSpec()), lambda index: host[index])
-
-        return jax.tree.map(put, tree)
-
-    def assemble(self, make_part: Callable[[int], Any]) -> Any:
-        """Arrays made part by part: `make_part(k)` is what device k has, of equal shapes for all."""
-        devices = list(enumerate(self.mesh.devices.flat))
-        mine = [(k, device) for k, device in devices if device.process_index == jax.process_index()]
-        parts = [jax.device_put(make_part(k), device) for k, device in mine]
-
-        def join(*leaves: jax.Array) -> jax.Array:
-            shape = (len(devices) * leaves[0].shape[0], *leaves[0].shape[1:])
-            return jax.make_array_from_single_device_arrays(shape, self._sharding(self.rows), list(leaves))
-
-        return jax.tree.map(join, *parts)
-
     def spread(self, values: Any, placement: Placement) -> jax.Array:
         """A table `[N, ...]` in its placement, each device with its rows."""
-        host = np.asarray(values)
+        host = host_rows(values)
         return self.assemble(lambda k: placement.part(host, k))
-
-    def deal(self, values: Any) -> jax.Array:
-        """An array `[N, ...]` in blocks of equal length, in its own order, zeros behind the end."""
-        host = np.asarray(values)
-        each = max(1, -(-len(host) // self.mesh.size))
-
-        def part(k: int) -> np.ndarray:
-            block = host[k * each : (k + 1) * each]
-            return np.pad(block, ((0, each - len(block)), *((0, 0),) * (host.ndim - 1)))
-
-        return self.assemble(part)
 
     def data(self, data: TrainingData) -> TrainingData:
         """What batches are drawn from: users and items of the interactions and the triples dealt out, the rest whole.
@@ -256,12 +152,6 @@ class Sharder:
         rest = jax.tree.map_with_path(get, state.replace(correlation=None, item_vectors=None))
         return rest.replace(correlation=correlation, item_vectors=items.collect(self.on_host(state.item_vectors)))
 
-    def on_host(self, x: jax.Array) -> np.ndarray:
-        """All of an array, in its whole shape, on every host."""
-        if x.is_fully_addressable or x.is_fully_replicated:
-            return np.asarray(x)
-        return np.asarray(self._everywhere(x))
-
     def state_spec(self, state: TrainState) -> TrainState:
         """How the axes of a state's arrays are shared, for `jax.shard_map`."""
         rest = jax.tree.map_with_path(
@@ -346,6 +236,3 @@ class Sharder:
     def _table(self, path: Any) -> Placement | None:
         name = table_of(path)
         return None if name is None else self._of_table[name]
-
-    def _sharding(self, spec: PartitionSpec) -> NamedSharding:
-        return NamedSharding(self.mesh, spec)

@@ -22,6 +22,7 @@ from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
 from slif_jax.memory import check_fits
+from slif_jax.meshes import built_on_host
 from slif_jax.model import make_model
 from slif_jax.multihost import is_first, on_any_host
 from slif_jax.prepare import load_dataset
@@ -99,6 +100,7 @@ def train_and_evaluate(
     if debug_nans and mesh is not None:
         raise ValueError("--debug_nans works on one device: leave out --mesh.")
     with contextlib.ExitStack() as stack, seconds.measure("setup"):
+        stack.enter_context(built_on_host(mesh))
         if not is_first():  # what it would write, the first process writes
             workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True))
             progress, resume = "off", "auto"
@@ -110,10 +112,10 @@ def train_and_evaluate(
             raise ValueError("Flags or data of this process differ from those of process 0: give all hosts the same.")
         if check_memory:
             check_fits(dataset, config, devices=1 if mesh is None else mesh.size)
-        graphs = build_graphs(dataset, config)
+        graphs = build_graphs(dataset, config, mesh)
         model = make_model(dataset, config)
         folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
-        state, status = init_train_state(model, graphs, config), Progress()
+        state, status = init_train_state(model, graphs, config, mesh), Progress()
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
         if (saved := checkpoints.restore_last(state)) is not None:
             state, status = saved

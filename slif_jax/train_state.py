@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from slif_jax import correlation as correlation_lib
 from slif_jax.config import Config
@@ -48,16 +49,17 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.MultiSteps(adam, every_k_schedule=config.accumulate_steps).gradient_transformation()
 
 
-def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainState:
+def init_train_state(model: SlifMr, graphs: Graphs, config: Config, mesh: Mesh | None = None) -> TrainState:
     """The state before the first epoch.
 
     Args:
       model: from `make_model`.
       graphs: from `build_graphs`.
       config: settings; `seed` fixes every number of the run.
+      mesh: devices that will share the state; they share the search for the first correlation graph's edges, if any.
 
     Returns:
-      `TrainState`.
+      `TrainState`, on the default device.
     """
     init_rng, rng = jax.random.split(jax.random.key(config.seed))
     kind = config.correlation_warm_up if config.uses_correlation() else "empty"
@@ -67,6 +69,7 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config) -> TrainStat
         kind=kind,
         num_neighbors=config.correlation_neighbors,
         mutual=config.correlation_mutual,
+        mesh=mesh,
     )
     params = model.init_params(init_rng, graphs, correlation)
     return TrainState(

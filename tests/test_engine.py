@@ -21,10 +21,10 @@ from slif_jax.engine import Engine, MeshProgram, make_engine, mesh_program
 from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs
 from slif_jax.hlo import Collective, collectives, read_collectives
+from slif_jax.meshes import make_mesh, parse_mesh
 from slif_jax.model import make_model
 from slif_jax.noise import hold_out_items
 from slif_jax.planning import device_bytes, sizes_of
-from slif_jax.sharding import make_mesh, parse_mesh
 from slif_jax.train import train_and_evaluate
 from slif_jax.train_state import TrainState, init_train_state, make_optimizer
 from slif_jax.train_step import make_epoch, rebuild_is_due, training_data
@@ -74,8 +74,11 @@ def parts(variant: str) -> tuple:
 
 def engine_on(variant: str, mesh: str) -> tuple[Engine, TrainState]:
     dataset, model, graphs, data, tasks = parts(variant)
-    state = init_train_state(model, graphs, config_of(variant))
-    return make_engine(dataset, model, graphs, data, tasks, state, make_mesh(mesh)), state
+    made, config = make_mesh(mesh), config_of(variant)
+    if made is not None:
+        graphs = build_graphs(dataset, config, made)
+    state = init_train_state(model, graphs, config, made)
+    return make_engine(dataset, model, graphs, data, tasks, state, made), state
 
 
 def some_epochs(variant: str, mesh: str) -> tuple[list[dict[str, float]], TrainState, Evaluation]:

@@ -18,8 +18,8 @@ from experiments.scaling_tables import read_meshes
 from slif_jax.config import Config
 from slif_jax.data.errors import DataError
 from slif_jax.data.synthetic import from_spec
+from slif_jax.meshes import parse_mesh
 from slif_jax.protocols import with_rules
-from slif_jax.sharding import parse_mesh
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 VALUES = [

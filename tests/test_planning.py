@@ -15,6 +15,7 @@ from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
 from slif_jax.engine import mesh_program
 from slif_jax.graphs import build_graphs
+from slif_jax.meshes import make_mesh
 from slif_jax.model import make_model
 from slif_jax.planning import Accelerator, Sizes, accelerator, device_bytes, plan
 from slif_jax.planning.calibration import Probes, calibrate
@@ -22,7 +23,6 @@ from slif_jax.planning.exchanges import evaluate_exchanges, step_exchanges
 from slif_jax.planning.plans import seconds_of
 from slif_jax.planning.remedies import Setting, gib
 from slif_jax.planning.work import Work, num_steps, rebuild_work, step_work
-from slif_jax.sharding import make_mesh
 from slif_jax.train_state import init_train_state
 from slif_jax.train_step import training_data
 
@@ -300,9 +300,12 @@ def test_obstacles_beside_memory_are_told():
     assert "counted in int32" in many.obstacles[0]
     odd = plan(SIZES, FULL, {"data": 3}, huge)
     assert [text.split()[0] for text in odd.obstacles] == ["--batch_size", "--consistency_batch", "--knowledge_batch"]
-    one = sum(device_bytes(SIZES, PLAIN)[name] for name in (*TABLES, "self-loop", "graphs"))
-    small = plan(SIZES, PLAIN, {"data": 4}, dataclasses.replace(MACHINE, memory=0.9 * one))
-    assert "built whole on one device" in small.obstacles[0]
+
+
+def test_what_a_host_builds_before_it_deals_it_out():
+    one = sum(device_bytes(SIZES, FULL)[name] for name in (*TABLES, "self-loop", "graphs"))
+    assert plan(SIZES, FULL, {"data": 4}, MACHINE).host_bytes == one
+    assert plan(SIZES, FULL, {}, MACHINE).host_bytes == 0
 
 
 def test_the_table_has_all_rates():

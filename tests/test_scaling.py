@@ -9,8 +9,8 @@ import pytest
 from experiments import scaling_tables as tables
 from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
+from slif_jax.meshes import make_mesh
 from slif_jax.scaling import Measurement, efficiency, measure
-from slif_jax.sharding import make_mesh
 
 MADE_UP = Measurement(
     mesh="data:1",

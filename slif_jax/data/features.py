@@ -139,12 +139,51 @@ def modality_files(folder: Path) -> list[Path]:
     return [path for path in files if not path.stem.endswith(_MASK)]
 
 
+class FilledRows:
+    """A modality's features as float32, read where they lie when rows are asked for: `rows[ids]`, `rows[2:5]`.
+
+    Attributes:
+      shape: `(I, d)`.
+      dtype: float32.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, modality: Modality, *, mean: bool = False) -> None:
+        """What stands in the rows of absent items.
+
+        Args:
+          modality: the features.
+          mean: the mean of the present items' rows; else zeros.
+        """
+        self.shape = modality.values.shape
+        self._values, self._present = modality.values, np.asarray(modality.present)
+        self._stand_in = _mean_row(self._values, self._present) if mean else np.float32(0.0)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """`[n, d]` float32; it may be a view of the file, to be read only."""
+        values, present = self._values[rows], self._present[rows]
+        if present.all():
+            return np.asarray(values, np.float32)
+        out = np.empty(values.shape, np.float32)
+        out[:] = self._stand_in
+        out[present] = values[present]
+        return out
+
+
 def filled(modality: Modality) -> np.ndarray:
     """Returns the features as float32 in memory, with zeros in the rows of absent items.
 
     Returns:
       `[I, d]` float32, a new array.
     """
-    values = np.zeros(modality.values.shape, np.float32)
-    values[modality.present] = modality.values[modality.present]
-    return values
+    return np.array(FilledRows(modality)[:])
+
+
+def _mean_row(values: np.ndarray, present: np.ndarray, rows_at_once: int = 4096) -> np.ndarray:
+    """`[d]`: the mean of the present rows, zeros without any; sums in float64."""
+    total = np.zeros(values.shape[1])
+    for start in range(0, len(values), rows_at_once):
+        block = slice(start, start + rows_at_once)
+        total += values[block][present[block]].sum(axis=0, dtype=np.float64)
+    return (total / max(1, np.count_nonzero(present))).astype(np.float32)

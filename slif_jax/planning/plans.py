@@ -8,14 +8,14 @@ from typing import Any
 from slif_jax.config import Config
 from slif_jax.planning.accelerators import Accelerator
 from slif_jax.planning.exchanges import Exchange, evaluate_exchanges, rebuild_exchanges, step_exchanges
-from slif_jax.planning.remedies import Setting, gib, settings_that_fit
+from slif_jax.planning.remedies import Setting, settings_that_fit
 from slif_jax.planning.sizes import Sizes
 from slif_jax.planning.space import device_bytes
 from slif_jax.planning.work import PARTS, Work, evaluate_work, num_steps, rebuild_work, step_work
 
 _MOST_EDGES = 2**31 - 1
 _MOST_DEVICES = 1 << 16
-_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs", "features")
+_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Plan:
     accelerator: Accelerator
     num_bytes: Mapping[str, int]
     """Bytes per device, by purpose."""
+    host_bytes: int
+    """What every process has in the memory of its host before it is dealt out to several devices: the whole graphs and
+    the first state, without what is taken for a while to sort edges. Features are read by rows. 0 for one device."""
     parts: Mapping[str, PartPlan]
     exchanges: tuple[Exchange, ...]
     """Of a step."""
@@ -145,6 +148,7 @@ def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Acc
     def needed(at: Setting) -> int:
         return sum(device_bytes(at.sizes, at.config, devices=at.devices, native_kernels=native).values())
 
+    whole = device_bytes(sizes, config)
     at, room = Setting(sizes, config, devices), int(accelerator.memory * accelerator.usable)
     fits = needed(at) <= room
     most = _MOST_DEVICES if accelerator.network is not None else accelerator.group
@@ -153,6 +157,7 @@ def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Acc
         mesh=dict(mesh),
         accelerator=accelerator,
         num_bytes=device_bytes(sizes, config, devices=devices, native_kernels=native),
+        host_bytes=sum(whole[name] for name in _BUILT_WHOLE) if devices > 1 else 0,
         parts=parts,
         exchanges=tuple(exchanges),
         num_steps=steps,
@@ -160,7 +165,7 @@ def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Acc
         rebuild_seconds=rebuild,
         evaluate_seconds=evaluate,
         epoch_seconds=steps * step + rebuild / config.correlation_period + evaluate / config.eval_every,
-        obstacles=tuple(_obstacles(sizes, config, devices, room)),
+        obstacles=tuple(_obstacles(sizes, config, devices)),
         remedies=() if fits else settings_that_fit(at, needed, room, most_devices=most),
     )
 
@@ -210,15 +215,8 @@ def _exchange_seconds(exchanges: Iterable[Exchange], devices: int, accelerator: 
     return seconds
 
 
-def _obstacles(sizes: Sizes, config: Config, devices: int, room: int) -> list[str]:
+def _obstacles(sizes: Sizes, config: Config, devices: int) -> list[str]:
     found = []
-    whole = device_bytes(sizes, config)
-    first = sum(whole[name] for name in _BUILT_WHOLE)
-    if devices > 1 and first > room:
-        found.append(
-            f"Graphs, features and the first state are built whole on one device and then dealt out: {gib(first)}, "
-            f"and it has {gib(room)}."
-        )
     for name, edges in (("interactions", 2 * sizes.num_edges), ("triples", 2 * sizes.num_triples)):
         if edges >= _MOST_EDGES:
             found.append(
