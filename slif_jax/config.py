@@ -25,6 +25,7 @@ DATA_FIELDS = (
     "interaction_noise",
     "triple_noise",
     "feature_noise",
+    "missing_modalities",
     "noise_seed",
 )
 
@@ -71,6 +72,9 @@ class Config:
     )
     feature_noise: float = _setting(
         0.0, "Share of the items whose features change places, in [0, 1].", minimum=0.0, maximum=1.0
+    )
+    missing_modalities: float = _setting(
+        0.0, "Share of the items that lose a modality, drawn for each one anew, in [0, 1].", minimum=0.0, maximum=1.0
     )
     noise_seed: int = _setting(2026, "Seed of the noise, apart from --seed.", minimum=0)
 

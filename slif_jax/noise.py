@@ -103,6 +103,28 @@ def shuffle_features(dataset: Dataset, share: float, seed: int) -> Dataset:
     return dataclasses.replace(dataset, features=features)
 
 
+def take_away_features(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """Makes some items lack a modality.
+
+    Args:
+      dataset: loaded data.
+      share: of the items that have a modality, in [0, 1], drawn for each modality anew.
+      seed: of the draws.
+
+    Returns:
+      The data set with fewer items `present` in its modalities. What becomes of such items is a policy:
+      `Config.missing_features`.
+    """
+    features = {}
+    for position, (name, modality) in enumerate(dataset.features.items()):
+        owners = np.flatnonzero(modality.present)
+        gone = np.random.default_rng((seed, 5, position)).choice(owners, round(share * len(owners)), replace=False)
+        present = np.array(modality.present)
+        present[gone] = False
+        features[name] = Modality(modality.values, present)
+    return dataclasses.replace(dataset, features=features)
+
+
 def hold_out_items(dataset: Dataset, share: float, seed: int) -> Dataset:
     """Makes some items cold: takes them out of the training interactions.
 

@@ -30,4 +30,5 @@ def load_dataset(config: Config, *, data_dir: str | None = None) -> Dataset:
     dataset = noise.hold_out_items(dataset, config.cold_items, config.split_seed)
     dataset = noise.add_interactions(dataset, config.interaction_noise, config.noise_seed)
     dataset = noise.replace_tails(dataset, config.triple_noise, config.noise_seed)
-    return noise.shuffle_features(dataset, config.feature_noise, config.noise_seed)
+    dataset = noise.shuffle_features(dataset, config.feature_noise, config.noise_seed)
+    return noise.take_away_features(dataset, config.missing_modalities, config.noise_seed)

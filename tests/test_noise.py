@@ -14,6 +14,7 @@ ALTERATIONS = {
     "interactions": noise.add_interactions,
     "triples": noise.replace_tails,
     "features": noise.shuffle_features,
+    "modalities": noise.take_away_features,
     "cold": noise.hold_out_items,
 }
 
@@ -63,6 +64,18 @@ def test_tails_are_replaced_and_heads_and_relations_stay(clean: data.Dataset):
     assert pairs(spoilt.triples[:, :2]) <= pairs(clean.triples[:, :2])
     everything = noise.replace_tails(clean, 1.0, 0)
     assert len(everything.triples) > 0.5 * len(clean.triples)
+
+
+def test_a_share_of_the_items_loses_a_modality_and_nothing_else(clean: data.Dataset):
+    spoilt = noise.take_away_features(clean, 0.5, 0)
+    lost = []
+    for name, modality in clean.features.items():
+        other = spoilt.features[name]
+        np.testing.assert_array_equal(other.values, modality.values)
+        assert not (other.present & ~modality.present).any()
+        lost.append(modality.present & ~other.present)
+        assert lost[-1].sum() == round(0.5 * modality.present.sum())
+    assert (lost[0] != lost[1]).any()  # each modality has its own draw
 
 
 def test_features_change_places_among_the_items_that_have_them(clean: data.Dataset):

@@ -11,7 +11,12 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import used_modalities, uses_knowledge
 
-NOISE_KINDS = {"interactions": "interaction_noise", "triples": "triple_noise", "features": "feature_noise"}
+NOISE_KINDS = {
+    "interactions": "interaction_noise",
+    "triples": "triple_noise",
+    "features": "feature_noise",
+    "modalities": "missing_modalities",
+}
 LIGHT_GCN: dict[str, Any] = {"side_information": False, "loss": "bpr", "dropout": 0.0, "parameter_momentum": 0.0}
 """LightGCN with the loss of its paper, and nothing that this project adds."""
 ALTERNATIVES = ("greater", "two-sided", "less")
@@ -159,7 +164,8 @@ def noise(
     """
     if kind not in NOISE_KINDS:
         raise ValueError(f"`noise` must be one of {', '.join(NOISE_KINDS)}: got '{kind}'.")
-    if not len({"interactions": dataset.train, "triples": dataset.triples, "features": dataset.features}[kind]):
+    of_kind = {"interactions": dataset.train, "triples": dataset.triples}
+    if not len(of_kind.get(kind, dataset.features)):
         raise ValueError(f"{dataset.name} has no {kind} to spoil. Choose another --noise.")
     percents = sorted({0.0, *map(float, levels)})
     if len(percents) < 2 or percents[0] < 0 or percents[-1] > 100:
@@ -171,8 +177,9 @@ def noise(
             config_of_level = dataclasses.replace(settings, **{NOISE_KINDS[kind]: level / 100})
             reference = f"{shown}{percents[0]:g} % noise" if level else None
             arms.append(Arm(f"{shown}{level:g} % noise", config_of_level, reference, name, level))
-    title = f"Noise in the {kind} of {dataset.name}"
-    return _plan("noise", title, arms, seeds, config, {"x_label": f"noise in {kind}, percent", **options})
+    what = "missing modalities" if kind == "modalities" else f"noise in {kind}"
+    title = f"{what.capitalize()} of {dataset.name}"
+    return _plan("noise", title, arms, seeds, config, {"x_label": f"{what}, percent", **options})
 
 
 def cold_start(
