@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
 from slif_jax.config import Config
 from slif_jax.debug import failing_operation
-from slif_jax.engine import make_engine
+from slif_jax.engine import Engine, make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features
 from slif_jax.groups import save_users, test_results
@@ -26,9 +27,9 @@ from slif_jax.meshes import built_on_host
 from slif_jax.model import make_model
 from slif_jax.multihost import is_first, on_any_host
 from slif_jax.prepare import load_dataset
-from slif_jax.progress import ReporterFactory, make_reporter
+from slif_jax.progress import Reporter, ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
-from slif_jax.train_state import init_train_state
+from slif_jax.train_state import TrainState, init_train_state
 from slif_jax.train_step import LOSS_PARTS, NORMS, EpochLosses, rebuild_is_due, training_data
 from slif_jax.workdir import Stopped, Workdir, WorkdirError, peak_memory_bytes
 
@@ -99,113 +100,171 @@ def train_and_evaluate(
         raise ValueError(f"{jax.process_count()} processes need a mesh: --mesh=data:{jax.device_count()}.")
     if debug_nans and mesh is not None:
         raise ValueError("--debug_nans works on one device: leave out --mesh.")
-    with contextlib.ExitStack() as stack, seconds.measure("setup"):
-        stack.enter_context(built_on_host(mesh))
-        if not is_first():  # what it would write, the first process writes
-            workdir = stack.enter_context(tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True))
-            progress, resume = "off", "auto"
-        folder = Workdir(workdir)
-        folder.check(config, resume=resume)
-        stack.enter_context(folder.lock())
-        dataset = load_dataset(config, data_dir=data_dir)
-        if from_first([config.to_dict(), dataset.fingerprint]) != from_json([config.to_dict(), dataset.fingerprint]):
-            raise ValueError("Flags or data of this process differ from those of process 0: give all hosts the same.")
-        if check_memory:
-            check_fits(dataset, config, devices=1 if mesh is None else mesh.size)
-        graphs = build_graphs(dataset, config, mesh)
-        model = make_model(dataset, config)
-        folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
-        state, status = init_train_state(model, graphs, config, mesh), Progress()
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
-        if (saved := checkpoints.restore_last(state)) is not None:
-            state, status = saved
-            status = Progress(**from_first(dataclasses.asdict(_with_a_best(status, folder, config))))
-        elif is_first():
-            _refuse_lost_checkpoints(folder, resume)
-        examples = training_data(dataset, config, on_host=mesh is not None)
-        rules = config.rules()
-        tasks = {split: ranking_task(dataset, split, config) for split in {rules.select_part, "test"}}
-        keep_open = stack.pop_all()
-    with keep_open:  # whatever happens, a checkpoint that is being written is finished
+    with contextlib.ExitStack() as stack:  # whatever happens, a checkpoint that is being written is finished
+        with seconds.measure("setup"):
+            stack.enter_context(built_on_host(mesh))
+            if not is_first():  # what it would write, the first process writes
+                scratch = tempfile.TemporaryDirectory(prefix="slif-jax-", ignore_cleanup_errors=True)
+                workdir, progress, resume = stack.enter_context(scratch), "off", "auto"
+            folder = Workdir(workdir)
+            folder.check(config, resume=resume)
+            stack.enter_context(folder.lock())
+            dataset = load_dataset(config, data_dir=data_dir)
+            ours = [config.to_dict(), dataset.fingerprint]
+            if from_first(ours) != from_json(ours):
+                raise ValueError("Flags or data of this process differ from those of process 0: give all the same.")
+            if check_memory:
+                check_fits(dataset, config, devices=1 if mesh is None else mesh.size)
+            graphs, model = build_graphs(dataset, config, mesh), make_model(dataset, config)
+            folder.open(config, resume=resume, data_fingerprint=dataset.fingerprint)
+            state, status = init_train_state(model, graphs, config, mesh), Progress()
+            checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
+            if (saved := checkpoints.restore_last(state)) is not None:
+                state, status = saved
+                status = Progress(**from_first(dataclasses.asdict(_with_a_best(status, folder, config))))
+            elif is_first():
+                _refuse_lost_checkpoints(folder, resume)
+            examples = training_data(dataset, config, on_host=mesh is not None)
+            tasks = {split: ranking_task(dataset, split, config) for split in {config.rules().select_part, "test"}}
+        make = functools.partial(
+            make_reporter, progress, epochs=config.epochs, start=status.epoch, metric=config.select_on
+        )
         done = from_first(_finished(folder, config, status, evaluate_test=evaluate_test))
         if done is not None:
-            with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
-                more = f" (it has {status.epoch} epochs)" if status.epoch > config.epochs else ""
+            more = f" (it has {status.epoch} epochs)" if status.epoch > config.epochs else ""
+            with make() as reporter:
                 reporter.say(f"{folder.path} is done{more}: nothing to train.\n{describe_result(done)}")
             return done
         folder.write_run_files(config, dataset.fingerprint, flags_text)
         folder.keep_metrics(status.epoch)
         for phase, value in status.seconds.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
-
         with seconds.measure("compile"):
             engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
             shapes, state = as_shapes(state), engine.put(state)
-            replay = (graphs, examples) if debug_nans else None
+            find_failure = None
+            if debug_nans:
+                find_failure = functools.partial(failing_operation, model=model, graphs=graphs, data=examples)
             del graphs, examples  # on a mesh the devices have their own share by now
+        training = _Training(
+            config=config,
+            folder=folder,
+            dataset=dataset,
+            engine=engine,
+            checkpoints=checkpoints,
+            reporter=stack.enter_context(make()),
+            seconds=seconds,
+            should_stop=should_stop,
+            checkpoint_every=checkpoint_every,
+            checkpoint_minutes=checkpoint_minutes,
+            to_go_on="the same command" + (", without --resume=never," if resume == "never" else ""),
+            find_failure=find_failure,
+        )
+        training.greet(status)
+        state, status = training.run_epochs(state, status)
+        return training.finish(state, status, shapes, evaluate_test=evaluate_test)
 
-        with make_reporter(progress, epochs=config.epochs, start=status.epoch, metric=config.select_on) as reporter:
-            reporter.say(dataset.summary())
-            lacking = missing_features(dataset, config)
-            if any(lacking.values()):
-                counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
-                reporter.say(f"Items without a modality: {counts}; policy {config.missing_features}.")
-            if status.epoch:
-                reporter.say(f"Going on after epoch {status.epoch} of {folder.path}.")
-            saved_at, saved_epoch = time.monotonic(), status.epoch
-            while not _is_over(status, config):
-                if on_any_host(should_stop()):
-                    if saved_epoch != status.epoch:
-                        checkpoints.save(engine.get(state), status)
-                    checkpoints.wait()
-                    without = ", without --resume=never," if resume == "never" else ""
-                    raise Stopped(f"Stopped after epoch {status.epoch}: the same command{without} goes on from there.")
-                kept = None
-                if rebuild_is_due(status.epoch, config):
-                    with seconds.measure("rebuild"):
-                        state, kept = jax.block_until_ready(engine.close_the_loop(state))
-                before = None if replay is None else (jax.tree.map(jnp.copy, state), model, *replay)
-                with seconds.measure("train"):
-                    state, losses = jax.block_until_ready(engine.run_epoch(state))
-                if (step := int(losses.failed_step)) >= 0:
-                    message = _failure(losses, status.epoch + 1, folder)
-                    found = "--debug_nans finds the operation." if before is None else failing_operation(*before, step)
-                    raise NonFiniteLossError(f"{message} {found}")
-                with seconds.measure("evaluate"):
-                    encoded = engine.encode(state)
-                    state = engine.feed_back(state, encoded)
-                    scores = {}
-                    if len(dataset.splits[rules.select_part]) and _evaluation_is_due(status.epoch + 1, config):
-                        scores = engine.evaluate(encoded, rules.select_part).means()
-                status, is_best = _advance(status, scores, rules, seconds)
-                means = {name: float(value) for name, value in losses.means.items()}
-                row = {"epoch": status.epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
-                row |= {"correlation_kept": _number(kept), "norms": {name: means[name] for name in NORMS}}
-                row[rules.select_part] = scores
-                folder.append_metrics(row)
-                overdue = from_first(time.monotonic() - saved_at > 60 * checkpoint_minutes)
-                if is_best or overdue or status.epoch % checkpoint_every == 0 or _is_over(status, config):
-                    checkpoints.save(engine.get(state), status)
-                    saved_at, saved_epoch = time.monotonic(), status.epoch
-                reporter.epoch(row, best=status.best_value)
-            checkpoints.wait()
-            if not len(dataset.splits[rules.select_part]) or not status.best_epoch:  # nothing was evaluated
-                status = dataclasses.replace(status, best_epoch=status.epoch)
-            elif status.best_epoch != status.epoch:
-                state = engine.put(checkpoints.restore(shapes, status.best_epoch)[0])
-            with seconds.measure("evaluate"):
-                test = engine.evaluate(engine.encode(state), "test") if evaluate_test else None
-            if test is not None:
-                save_users(folder.path / "test_users.npz", test, dataset, config)
-            result = _result(config, dataset, status, test, seconds)
-            try:
-                rows = folder.read_metrics()
-                plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
-            except (KeyError, TypeError, AttributeError) as error:
-                reporter.say(f"No plots: {folder.path / 'metrics.jsonl'} was changed ({error!r}).")
-            folder.write_json("result.json", result)  # last: it says that the run is done
-            reporter.say(describe_result(result))
-    return result
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """A training between its setup and its end."""
+
+    config: Config
+    folder: Workdir
+    dataset: data.Dataset
+    engine: Engine
+    checkpoints: Checkpoints
+    reporter: Reporter
+    seconds: Seconds
+    should_stop: Callable[[], bool]
+    checkpoint_every: int
+    checkpoint_minutes: float
+    to_go_on: str
+    find_failure: Callable[..., str] | None
+    """Given the state at the start of an epoch and the step that failed, names the operation."""
+
+    def greet(self, status: Progress) -> None:
+        """Says what is trained on."""
+        self.reporter.say(self.dataset.summary())
+        lacking = missing_features(self.dataset, self.config)
+        if any(lacking.values()):
+            counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
+            self.reporter.say(f"Items without a modality: {counts}; policy {self.config.missing_features}.")
+        if status.epoch:
+            self.reporter.say(f"Going on after epoch {status.epoch} of {self.folder.path}.")
+
+    def run_epochs(self, state: TrainState, status: Progress) -> tuple[TrainState, Progress]:
+        """Trains until it is over, and saves on the way."""
+        saved_at, saved_epoch = time.monotonic(), status.epoch
+        while not _is_over(status, self.config):
+            if on_any_host(self.should_stop()):
+                if saved_epoch != status.epoch:
+                    self.checkpoints.save(self.engine.get(state), status)
+                self.checkpoints.wait()
+                raise Stopped(f"Stopped after epoch {status.epoch}: {self.to_go_on} goes on from there.")
+            state, row = self._epoch(state, status.epoch + 1)
+            status, is_best = _advance(status, row[self._part], self.config.rules(), self.seconds)
+            self.folder.append_metrics(row)
+            overdue = from_first(time.monotonic() - saved_at > 60 * self.checkpoint_minutes)
+            due = status.epoch % self.checkpoint_every == 0 or _is_over(status, self.config)
+            if is_best or overdue or due:
+                self.checkpoints.save(self.engine.get(state), status)
+                saved_at, saved_epoch = time.monotonic(), status.epoch
+            self.reporter.epoch(row, best=status.best_value)
+        self.checkpoints.wait()
+        return state, status
+
+    def _epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
+        """Rebuild, steps, validation: the state after them, and the row of `metrics.jsonl`."""
+        engine, measure, kept = self.engine, self.seconds.measure, None
+        if rebuild_is_due(epoch - 1, self.config):
+            with measure("rebuild"):
+                state, kept = jax.block_until_ready(engine.close_the_loop(state))
+        before = None if self.find_failure is None else jax.tree.map(jnp.copy, state)
+        with measure("train"):
+            state, losses = jax.block_until_ready(engine.run_epoch(state))
+        if (step := int(losses.failed_step)) >= 0:
+            message = _failure(losses, epoch, self.folder)
+            found = "--debug_nans finds the operation."
+            if self.find_failure is not None:
+                found = self.find_failure(before, step=step)
+            raise NonFiniteLossError(f"{message} {found}")
+        with measure("evaluate"):
+            encoded = engine.encode(state)
+            state = engine.feed_back(state, encoded)
+            scores = {}
+            if len(self.dataset.splits[self._part]) and _evaluation_is_due(epoch, self.config):
+                scores = engine.evaluate(encoded, self._part).means()
+        means = {name: float(value) for name, value in losses.means.items()}
+        row = {"epoch": epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
+        row |= {"correlation_kept": _number(kept), "norms": {name: means[name] for name in NORMS}, self._part: scores}
+        return state, row
+
+    def finish(self, state: TrainState, status: Progress, shapes: TrainState, *, evaluate_test: bool) -> dict[str, Any]:
+        """Goes back to the best epoch, evaluates test, and writes what `result.json` holds."""
+        config, folder, engine = self.config, self.folder, self.engine
+        if not len(self.dataset.splits[self._part]) or not status.best_epoch:  # nothing was evaluated
+            status = dataclasses.replace(status, best_epoch=status.epoch)
+        elif status.best_epoch != status.epoch:
+            state = engine.put(self.checkpoints.restore(shapes, status.best_epoch)[0])
+        with self.seconds.measure("evaluate"):
+            test = engine.evaluate(engine.encode(state), "test") if evaluate_test else None
+        if test is not None:
+            save_users(folder.path / "test_users.npz", test, self.dataset, config)
+        result = _result(config, self.dataset, status, test, self.seconds)
+        try:
+            rows = folder.read_metrics()
+            plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
+        except (KeyError, TypeError, AttributeError) as error:
+            self.reporter.say(f"No plots: {folder.path / 'metrics.jsonl'} was changed ({error!r}).")
+        folder.write_json("result.json", result)  # last: it says that the run is done
+        self.reporter.say(describe_result(result))
+        return result
+
+    @property
+    def _part(self) -> str:
+        """The split that the epoch is chosen on."""
+        return self.config.rules().select_part
 
 
 def _refuse_lost_checkpoints(folder: Workdir, resume: str) -> None:
