@@ -102,7 +102,8 @@ def warm_up(
     if kind == "empty" or not graphs.features:
         return empty(num_items, num_neighbors)
     warm = np.flatnonzero(np.asarray(graphs.warm))
-    joined = SideBySide([host_rows(item_features(graph).x) for graph in graphs.features.values()], warm)
+    sides = SideBySide([host_rows(item_features(graph).x) for graph in graphs.features.values()], np.arange(num_items))
+    joined = SideBySide([sides], warm)  # at unit length again: an item with more modalities is not nearer for it
     found, cosines = np.full((num_items, num_neighbors), -1, np.int32), np.zeros((num_items, num_neighbors), np.float32)
     among_warm, cosines[warm] = nearest_rows(joined, joined, num_neighbors, mesh)
     found[warm] = np.where(among_warm >= 0, warm[among_warm], -1)

@@ -116,7 +116,7 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
         the neighbours by features found by all devices. None for the default device alone.
 
     Returns:
-      `Graphs`; for a mesh in the memory of the host.
+      `Graphs` on the default device; for a mesh call it inside `meshes.built_on_host`.
 
     Raises:
       ValueError: if `config.modalities` names one that the data do not have, or the data break a rule of `Dataset`.

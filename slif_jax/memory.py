@@ -12,7 +12,7 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.planning.remedies import Setting, gib, settings_that_fit
 from slif_jax.planning.sizes import dense_parameters, sizes_of, table_parameters
-from slif_jax.planning.space import device_bytes
+from slif_jax.planning.space import device_bytes, host_bytes
 
 _PROGRAM_BYTES = 850 * 2**20  # Python, JAX, and the compiler while it works on an epoch
 _PROGRAM = "program and compiler"
@@ -76,7 +76,8 @@ def check_fits(
       Bytes by purpose, and their 'total', as they were compared.
 
     Raises:
-      WillNotFitError: with the numbers, and what would make it fit.
+      WillNotFitError: with the numbers, and what would make it fit. Where several devices have memories of their own,
+        also if the host cannot hold what is dealt out to them.
     """
     on_host = jax.default_backend() == "cpu"
     at = Setting(sizes_of(dataset, config), config, devices)
@@ -85,6 +86,7 @@ def check_fits(
     if on_host and available_bytes is None:
         available //= min(devices, jax.local_device_count())
     if parts["total"] <= available:
+        _check_host(at, on_host=on_host)
         return parts
 
     def needed(setting: Setting) -> int:
@@ -101,6 +103,16 @@ def check_fits(
     )
 
 
+def _check_host(at: Setting, *, on_host: bool) -> None:
+    """Where devices have a memory of their own, what is dealt out to them is built in that of the host."""
+    needed = 0 if on_host else host_bytes(at.sizes, at.config, at.devices)
+    if needed > (room := _host_free_bytes()):
+        raise WillNotFitError(
+            f"Each process builds the graphs and the first state in its host's memory: {gib(needed)}, and there are "
+            f"{gib(room)}. Start one process per host, or take hosts with more memory."
+        )
+
+
 def free_bytes() -> int:
     """Memory that this process can have: the first device's limit, or what the system has left for programs.
 
@@ -112,6 +124,10 @@ def free_bytes() -> int:
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:
             return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    return _host_free_bytes()
+
+
+def _host_free_bytes() -> int:
     return min(system_bytes(Path("/proc/meminfo")), group_bytes(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
 
 

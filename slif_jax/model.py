@@ -362,7 +362,7 @@ class SlifMr(nn.Module):
         Returns:
           Nested dictionary of float32 arrays.
         """
-        return jax.jit(lambda rng: self.init(rng, *jax.tree.map(jnp.zeros_like, (graphs, correlation))))(rng)["params"]
+        return jax.jit(lambda key: self.init(key, *jax.tree.map(jnp.zeros_like, (graphs, correlation))))(rng)["params"]
 
 
 def make_model(dataset: Dataset, config: Config) -> SlifMr:

@@ -20,6 +20,7 @@ from slif_jax.kernels.topk import TopK
 from slif_jax.meshes import OnMesh, Rows
 
 _ROWS_READ = 4096  # at a time
+_LEAST_LENGTH = 1e-12  # what is shorter stays as it is, and has no neighbours to speak of
 
 
 class SideBySide:
@@ -54,8 +55,9 @@ class SideBySide:
                 start, end = end, end + table.shape[1]
                 part = out[first : first + _ROWS_READ, start:end]
                 part[:] = table[ids[first : first + _ROWS_READ]]
-                norms = np.linalg.norm(part, axis=1, keepdims=True)
-                np.divide(part, norms, out=part, where=norms > 0)
+                with np.errstate(over="ignore"):  # what is infinitely long becomes zero
+                    norms = np.linalg.norm(part, axis=1, keepdims=True)
+                np.divide(part, norms, out=part, where=norms > _LEAST_LENGTH)
         return out
 
 

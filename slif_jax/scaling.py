@@ -81,9 +81,13 @@ def measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds: 
       ValueError: if a batch cannot be shared evenly by the devices.
     """
     with built_on_host(mesh):
-        graphs, model = build_graphs(dataset, config, mesh), make_model(dataset, config)
-        state, data = init_train_state(model, graphs, config, mesh), training_data(dataset, config, on_host=True)
-        tasks = {"valid": ranking_task(dataset, "valid", config)}
+        return _measure(dataset, config, mesh, name=name, rounds=rounds)
+
+
+def _measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds: int) -> Measurement:
+    graphs, model = build_graphs(dataset, config, mesh), make_model(dataset, config)
+    state, data = init_train_state(model, graphs, config, mesh), training_data(dataset, config, on_host=True)
+    tasks = {"valid": ranking_task(dataset, "valid", config)}
     engine = make_engine(dataset, model, graphs, data, tasks, state, mesh)
     program = engine.program
     assert program is not None

@@ -78,7 +78,7 @@ def train_and_evaluate(
       should_stop: asked before every epoch; if it says so on any of the processes, all save and stop.
       evaluate_test: False leaves test alone, for a search over settings; the same call with True later evaluates it.
       flags_text: written to `flags.txt`, for programs that are started with flags.
-      mesh: devices that share the work, see `sharding.make_mesh`; None is the default device alone. A run can go on
+      mesh: devices that share the work, see `meshes.make_mesh`; None is the default device alone. A run can go on
         with another mesh than it began with.
       check_memory: whether a training that is estimated to need more memory than there is does not begin.
       debug_nans: where a loss is not finite, say which operation gave it; keeps a copy of each epoch's first state, on

@@ -59,7 +59,7 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config, mesh: Mesh |
       mesh: devices that will share the state; they share the search for the first correlation graph's edges, if any.
 
     Returns:
-      `TrainState`, on the default device.
+      `TrainState` on the default device; for a mesh call it inside `meshes.built_on_host`.
     """
     init_rng, rng = jax.random.split(jax.random.key(config.seed))
     kind = config.correlation_warm_up if config.uses_correlation() else "empty"

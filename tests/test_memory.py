@@ -54,6 +54,16 @@ def test_graphs_and_features_take_what_is_estimated(graphs: Graphs):
     assert parts["total"] == sum(value for name, value in parts.items() if name != "total")
 
 
+def test_what_is_dealt_out_must_fit_into_the_host(monkeypatch: pytest.MonkeyPatch):
+    check_fits(DATASET, BASE, 10**12, devices=8)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # devices with a memory of their own
+    check_fits(DATASET, BASE, 10**12, devices=8)
+    monkeypatch.setattr(memory, "system_bytes", lambda _: 1000)
+    check_fits(DATASET, BASE, 10**12, devices=1)
+    with pytest.raises(WillNotFitError, match="one process per host"):
+        check_fits(DATASET, BASE, 10**12, devices=8)
+
+
 def test_what_is_switched_off_takes_nothing():
     off = memory.estimate(DATASET, dataclasses.replace(BASE, side_information=False))
     on = memory.estimate(DATASET, BASE)

@@ -1,5 +1,6 @@
 """Nearest rows of large tables: the same on one device and on a mesh, and nobody reads more than its share."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -119,3 +120,9 @@ def test_graphs_for_a_mesh_are_those_of_one_device_and_have_not_read_the_feature
     )
     np.testing.assert_array_equal(first, second)
     assert np.any(first >= 0)
+    sides = [np.asarray(item_features(graph).x) for graph in alone.features.values()]
+    lengths = [np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+    joined = np.concatenate([side / np.maximum(at, 1e-9) for side, at in zip(sides, lengths, strict=True)], axis=1)
+    joined[~np.asarray(alone.warm)] = 0.0
+    expected = correlation.neighbors(correlation.rebuild(jnp.asarray(joined), num_neighbors=5), 5)
+    np.testing.assert_array_equal(first, expected)

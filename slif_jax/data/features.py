@@ -158,7 +158,9 @@ class FilledRows:
         """
         self.shape = modality.values.shape
         self._values, self._present = modality.values, np.asarray(modality.present)
-        self._stand_in = _mean_row(self._values, self._present) if mean else np.float32(0.0)
+        self._stand_in = np.float32(0.0)
+        if mean and not self._present.all():
+            self._stand_in = _mean_row(self._values, self._present)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """`[n, d]` float32; it may be a view of the file, to be read only."""
@@ -177,7 +179,8 @@ def filled(modality: Modality) -> np.ndarray:
     Returns:
       `[I, d]` float32, a new array.
     """
-    return np.array(FilledRows(modality)[:])
+    rows = FilledRows(modality)[:]
+    return np.array(rows) if np.may_share_memory(rows, modality.values) else rows
 
 
 def _mean_row(values: np.ndarray, present: np.ndarray, rows_at_once: int = 4096) -> np.ndarray:

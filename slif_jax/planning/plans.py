@@ -10,12 +10,11 @@ from slif_jax.planning.accelerators import Accelerator
 from slif_jax.planning.exchanges import Exchange, evaluate_exchanges, rebuild_exchanges, step_exchanges
 from slif_jax.planning.remedies import Setting, settings_that_fit
 from slif_jax.planning.sizes import Sizes
-from slif_jax.planning.space import device_bytes
+from slif_jax.planning.space import device_bytes, host_bytes
 from slif_jax.planning.work import PARTS, Work, evaluate_work, num_steps, rebuild_work, step_work
 
 _MOST_EDGES = 2**31 - 1
 _MOST_DEVICES = 1 << 16
-_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Plan:
     num_bytes: Mapping[str, int]
     """Bytes per device, by purpose."""
     host_bytes: int
-    """What every process has in the memory of its host before it is dealt out to several devices: the whole graphs and
-    the first state, without what is taken for a while to sort edges. Features are read by rows. 0 for one device."""
+    """See `space.host_bytes`."""
     parts: Mapping[str, PartPlan]
     exchanges: tuple[Exchange, ...]
     """Of a step."""
@@ -148,7 +146,6 @@ def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Acc
     def needed(at: Setting) -> int:
         return sum(device_bytes(at.sizes, at.config, devices=at.devices, native_kernels=native).values())
 
-    whole = device_bytes(sizes, config)
     at, room = Setting(sizes, config, devices), int(accelerator.memory * accelerator.usable)
     fits = needed(at) <= room
     most = _MOST_DEVICES if accelerator.network is not None else accelerator.group
@@ -157,7 +154,7 @@ def plan(sizes: Sizes, config: Config, mesh: Mapping[str, int], accelerator: Acc
         mesh=dict(mesh),
         accelerator=accelerator,
         num_bytes=device_bytes(sizes, config, devices=devices, native_kernels=native),
-        host_bytes=sum(whole[name] for name in _BUILT_WHOLE) if devices > 1 else 0,
+        host_bytes=host_bytes(sizes, config, devices),
         parts=parts,
         exchanges=tuple(exchanges),
         num_steps=steps,

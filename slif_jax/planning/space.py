@@ -6,6 +6,7 @@ from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
 FLOAT = 4
 _EDGE_BYTES = 20  # sender, receiver, weight or relation, and the order by sender: Layout and Edges
 _SLOT_BYTES = 8  # a graph of fixed degree brings its slots
+_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs")
 
 # What XLA keeps within a step, in arrays of the named size; fitted to its own analysis (docs/plans/README.md).
 _ROWS = 2.4  # a vector of each user and item
@@ -62,6 +63,24 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
         "within a step": _step_bytes(sizes, config, devices),
     }
     return {purpose: int(value) for purpose, value in parts.items()}
+
+
+def host_bytes(sizes: Sizes, config: Config, devices: int) -> int:
+    """Bytes that a process has in its host's memory before it deals them out to several devices.
+
+    These are the whole graphs and the first state, without what is taken for a while to sort edges. Features are read
+    by rows.
+
+    Args:
+      sizes: of the data.
+      config: settings.
+      devices: D of the mesh.
+
+    Returns:
+      Bytes; 0 for one device.
+    """
+    whole = device_bytes(sizes, config)
+    return sum(whole[name] for name in _BUILT_WHOLE) if devices > 1 else 0
 
 
 def edges_each(count: int, devices: int) -> int:
