@@ -109,7 +109,7 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
             continue
         if trained is None:
             trained = load_trained(folder.path, data_dir=flags.FLAGS.data_dir)
-        found = _measure(trained.encoded.final, trained.dataset, trained.config, protocol, about)
+        found = _measure(trained.encoded.ranked, trained.dataset, trained.config, protocol, about)
         if is_preset:
             try:
                 folder.write_json(file, found)

@@ -93,7 +93,7 @@ class Config:
     )
     consistency: bool = _setting(True, "Semantic consistency: contrast the views of an item, and of a user.")
     side_information: bool = _setting(
-        True, "False turns off features, knowledge graph, consistency and self-loop: plain LightGCN."
+        True, "False turns off features, knowledge graph, consistency, self-loop and regression: plain LightGCN."
     )
 
     # Model
@@ -147,6 +147,16 @@ class Config:
         0.3, "Share beta of the correlation graph in each feature graph, in [0, 1].", minimum=0.0, maximum=1.0
     )
     learn_feature_correlation: bool = _setting(False, "Learn beta per modality, starting from --feature_correlation.")
+
+    # Item-item regression
+    regression_weight: float = _setting(
+        0.0,
+        "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth; "
+        "0: none.",
+        minimum=0.0,
+    )
+    regression_rank: int = _setting(256, "Singular vectors it is made of.", minimum=1)
+    regression_l2: float = _setting(200.0, "Its lambda; more for denser data.", above=0.0)
 
     # Losses
     loss: str = _setting(
@@ -245,6 +255,10 @@ class Config:
     def uses_correlation(self) -> bool:
         """Whether any graph receives the correlation graph."""
         return any(self.correlates(graph) for graph in GRAPH_NAMES)
+
+    def uses_regression(self) -> bool:
+        """Whether scores have a part of the item-item regression."""
+        return self.side_information and self.regression_weight > 0
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

@@ -104,7 +104,7 @@ def _on_one_device(
         close_the_loop=lambda state: close_the_loop(state, config),
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed_back(state, encoded, graphs, config),
-        evaluate=lambda encoded, split: evaluate_vectors(encoded.final, tasks[split]),
+        evaluate=lambda encoded, split: evaluate_vectors(encoded.ranked, tasks[split]),
     )
 
 
@@ -198,7 +198,7 @@ def _on_mesh(
             return hits.reshape(-1, hits.shape[-1])
 
         ranked = mapped(rank, (rows, specs, whole), rows)
-        return lambda encoded: evaluation_of(task, sharder.on_host(ranked(encoded.final, arrays, item_rows))[order])
+        return lambda encoded: evaluation_of(task, sharder.on_host(ranked(encoded.ranked, arrays, item_rows))[order])
 
     evaluators = {split: evaluator(task) for split, task in tasks.items()}
     return Engine(

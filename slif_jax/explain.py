@@ -32,10 +32,12 @@ class Evidence(NamedTuple):
 
     dataset: Dataset
     users: np.ndarray
-    """`[U, D]` final vectors."""
+    """`[U, D + r]` what scores are made of: `Encoded.ranked`."""
     items: np.ndarray
+    vectors: np.ndarray
+    """`[I, D]` final vectors of the items: the first columns of `items`."""
     contributions: dict[str, np.ndarray]
-    """By view `[I, D]`, summing to `items`."""
+    """By view `[I, D]`, summing to `vectors`; 'regression' is `[I, r]`, the other columns of `items`."""
     user_weights: dict[str, np.ndarray]
     """By view `[U]`, the attention of the fusion; the collaborative view has none."""
     item_weights: dict[str, np.ndarray]
@@ -74,7 +76,7 @@ class Triple(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view of the item, 'collaborative' or a source of side information."""
+    """A view of the item, 'collaborative' or a source of side information, or the 'regression'."""
 
     name: str
     score: float
@@ -121,11 +123,15 @@ def gather_evidence(trained: TrainedModel) -> Evidence:
     sides = trained.model.side_names  # the keys of `Views.sides` come out of jit sorted
     contributions = jax.jit(trained.model.contributions)(trained.params, encoded.items)
     scale = np.asarray(encoded.item_scale)[:, None]
+    parts = {name: np.asarray(contributions[name]) * scale for name in ("collaborative", *sides)}
+    if trained.graphs.regression is not None:
+        parts["regression"] = np.asarray(trained.graphs.regression.items)
     return Evidence(
         dataset=dataset,
-        users=np.asarray(encoded.final.users),
-        items=np.asarray(encoded.final.items),
-        contributions={name: np.asarray(contributions[name]) * scale for name in ("collaborative", *sides)},
+        users=np.asarray(encoded.ranked.users),
+        items=np.asarray(encoded.ranked.items),
+        vectors=np.asarray(encoded.final.items),
+        contributions=parts,
         user_weights=dict(zip(sides, np.asarray(encoded.user_weights).T, strict=True)),
         item_weights=dict(zip(sides, np.asarray(encoded.item_weights).T, strict=True)),
         neighbors=neighbors,
@@ -175,7 +181,7 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
             raise ValueError(f"`{name}` must be in [0, {count}): got {index}.")
     if num_liked < 0 or num_triples < 0:
         raise ValueError(f"`num_liked` and `num_triples` must not be negative: got {num_liked} and {num_triples}.")
-    scores = evidence.items @ evidence.users[user]
+    scores, width = evidence.items @ evidence.users[user], evidence.vectors.shape[1]
     unseen = np.ones(len(scores), np.bool_)
     unseen[_row(evidence.known, user)] = False
     better = (scores > scores[item]) | ((scores == scores[item]) & (np.arange(len(scores)) < item))
@@ -187,6 +193,11 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
         triples = _triples(evidence, evidence.knowledge, item, liked, num_triples)
         num_edges = int(np.diff(evidence.knowledge.indptr)[item])
         share = float(evidence.knowledge.correlation_share[item])
+
+    def part(name: str, vectors: np.ndarray) -> float:
+        columns = slice(width, None) if name == "regression" else slice(width)
+        return float(vectors[item] @ evidence.users[user, columns])
+
     return Explanation(
         user=int(user),
         item=int(item),
@@ -202,7 +213,7 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
         views=tuple(
             View(
                 name=name,
-                score=float(vectors[item] @ evidence.users[user]),
+                score=part(name, vectors),
                 user_weight=float(evidence.user_weights[name][user]) if name in evidence.user_weights else None,
                 item_weight=float(evidence.item_weights[name][item]) if name in evidence.item_weights else None,
             )
@@ -217,9 +228,9 @@ def _row(csr: tuple[np.ndarray, np.ndarray], row: int) -> np.ndarray:
 
 def _near(evidence: Evidence, item: int, liked: np.ndarray, count: int) -> tuple[str, tuple[LikedItem, ...]]:
     """The nearest of `liked`: along edges of the correlation graph, else along two of them, else by cosine."""
-    num_items = len(evidence.items)
-    norms = np.linalg.norm(evidence.items[liked], axis=1) * np.linalg.norm(evidence.items[item])
-    cosines = evidence.items[liked] @ evidence.items[item] / np.where(norms > 0, norms, 1)
+    num_items, vectors = len(evidence.items), evidence.vectors
+    norms = np.linalg.norm(vectors[liked], axis=1) * np.linalg.norm(vectors[item])
+    cosines = vectors[liked] @ vectors[item] / np.where(norms > 0, norms, 1)
     via = np.full(num_items, -1)
     direct = np.zeros(num_items, np.float32)
     np.add.at(direct, evidence.neighbors[item], evidence.weights[item])

@@ -101,7 +101,7 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
       ModuleNotFoundError: as `serialise_scorer`.
     """
     check_folder(folder)
-    dataset, final = trained.dataset, trained.encoded.final
+    dataset, final = trained.dataset, trained.encoded.ranked
     top = min(top, dataset.num_items)
     scorer = serialise_scorer(dataset.num_items, final.items.shape[1], top=top)
     folder = folder.resolve()
@@ -117,7 +117,7 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
 
 
 def _write(trained: TrainedModel, folder: Path, scorer: bytes, *, top: int, profile: str) -> dict[str, Any]:
-    dataset, final = trained.dataset, trained.encoded.final
+    dataset, final = trained.dataset, trained.encoded.ranked
     indptr, seen = csr_rows(known_items(dataset, profile), np.arange(dataset.num_users), dataset.num_users)
     arrays = {
         "users": np.asarray(final.users),

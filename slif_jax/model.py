@@ -18,22 +18,9 @@ from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
 from slif_jax.losses import inverse_lengths
 from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_weights, propagate, propagate_features
+from slif_jax.regression import beside
 
 Params = dict[str, Any]
-
-TABLES: tuple[str, ...] = ("user_embedding", "item_embedding", "entity_embedding")
-"""Parameters whose rows are users, items, and entities that are no items."""
-
-
-def table_of(path: Any) -> str | None:
-    """The name in `TABLES` of what stands at a path of `jax.tree.map_with_path`, in parameters or optimizer moments."""
-    names = [getattr(key, "key", None) for key in path]
-    return next((name for name in names if name in TABLES), None)
-
-
-def is_table(path: Any) -> bool:
-    """Whether the rows of what stands at a path are nodes."""
-    return table_of(path) is not None
 
 
 class Views(NamedTuple):
@@ -66,6 +53,8 @@ class Encoded(NamedTuple):
     item_weights: Float[Array, "items views"]
     item_scale: Float[Array, " items"]
     """What the fused vector of each item is multiplied by to give the final one."""
+    ranked: Vectors
+    """What scores are inner products of: `final`, and the item-item regression beside it, where there is one."""
 
 
 class _Linear(NamedTuple):
@@ -138,7 +127,9 @@ class SlifMr(nn.Module):
         final_users, user_weights = self._fuse(users)
         fused, item_weights = self._fuse(items)
         scale = self._item_scale(fused, graphs)
-        return Encoded(Vectors(final_users, fused * scale[:, None]), users, items, user_weights, item_weights, scale)
+        final = Vectors(final_users, fused * scale[:, None])
+        ranked = Vectors(*beside(*final, graphs.regression, self.config.regression_weight))
+        return Encoded(final, users, items, user_weights, item_weights, scale, ranked)
 
     def _item_scale(self, fused: Array, graphs: Graphs) -> Array:
         """Unit length for a loss by cosine; a cold item has its own length, and none where nothing is known of it."""

@@ -138,7 +138,7 @@ def top_n(
     if n < 1 or block < 1:
         raise ValueError(f"`n` and `block` must be at least 1: got {n} and {block}.")
     users = _ascending("users", users, dataset.num_users)
-    seen, vectors = known_items(dataset) if seen is None else _pairs(seen, dataset), encoded.final.items
+    seen, vectors = known_items(dataset) if seen is None else _pairs(seen, dataset), encoded.ranked.items
     if candidates is not None:
         candidates = _ascending("candidates", candidates, dataset.num_items)
         seen, vectors = among_candidates(seen, candidates, dataset.num_items), vectors[candidates]
@@ -149,7 +149,7 @@ def top_n(
         # Every block has the same shapes, the last one with empty rows at its end: compiled once.
         rows = np.arange(start, start + block).clip(max=len(users) - 1)
         bounds = indptr[np.arange(start, start + block + 1).clip(max=len(users))]
-        ranked = _rank(encoded.final.users[users[rows]], vectors, bounds, items, num_items=n)
+        ranked = _rank(encoded.ranked.users[users[rows]], vectors, bounds, items, num_items=n)
         real = len(users[start : start + block])
         found = np.asarray(ranked.indices)[:real]
         if candidates is not None:

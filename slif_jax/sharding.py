@@ -17,9 +17,9 @@ from slif_jax.evaluate import RankingTask, TaskArrays
 from slif_jax.graphs import Graphs, edge_weights, item_features
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of, pad_edges
 from slif_jax.meshes import OnMesh, host_rows
-from slif_jax.model import TABLES, table_of
 from slif_jax.placement import Placement, Placements
-from slif_jax.train_state import TrainState
+from slif_jax.regression import Regression
+from slif_jax.train_state import TABLES, TrainState, table_of
 from slif_jax.train_step import TrainingData
 
 
@@ -64,6 +64,8 @@ class Sharder(OnMesh):
             features=features,
             cold=cold,
             warm=self.spread(graphs.warm, items),
+            regression=graphs.regression
+            and Regression(self.spread(graphs.regression.users, at.users), self.spread(graphs.regression.items, items)),
         )
 
     def graph(self, graph: jraph.GraphsTuple, receivers: Placement, senders: Placement) -> jraph.GraphsTuple:

@@ -13,6 +13,20 @@ from slif_jax.config import Config
 from slif_jax.graphs import Graphs
 from slif_jax.model import SlifMr
 
+TABLES: tuple[str, ...] = ("user_embedding", "item_embedding", "entity_embedding")
+"""Parameters whose rows are users, items, and entities that are no items."""
+
+
+def table_of(path: Any) -> str | None:
+    """The name in `TABLES` of what stands at a path of `jax.tree.map_with_path`, in parameters or optimizer moments."""
+    names = [getattr(key, "key", None) for key in path]
+    return next((name for name in names if name in TABLES), None)
+
+
+def is_table(path: Any) -> bool:
+    """Whether the rows of what stands at a path are nodes."""
+    return table_of(path) is not None
+
 
 class TrainState(flax.struct.PyTreeNode):
     """The state between two epochs. A step's key is `fold_in(rng, step)`.

@@ -30,10 +30,10 @@ from slif_jax.collectives import (
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features
-from slif_jax.model import Encoded, Params, SlifMr, Views, is_table
+from slif_jax.model import Encoded, Params, SlifMr, Views
 from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
-from slif_jax.train_state import TrainState, average_parameters
+from slif_jax.train_state import TrainState, average_parameters, is_table
 
 LOSS_PARTS = ("loss", "recommendation", "consistency", "knowledge", "l2")
 NORMS = ("gradient_norm", "parameter_norm")

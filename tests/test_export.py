@@ -45,9 +45,9 @@ def trained() -> TrainedModel:
     config = Config(side_information=False, width=WIDTH)
     rng = np.random.default_rng(0)
     users, items = (jnp.asarray(rng.integers(-2, 3, (n, WIDTH)), jnp.float32) for n in (NUM_USERS, NUM_ITEMS))
-    none_users, none_items = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0))
+    none_users, none_items, ones = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0)), jnp.ones(NUM_ITEMS)
     encoded = Encoded(
-        Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, jnp.ones(len(items))
+        final := Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, ones, final
     )
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
     return TrainedModel(dataset, encoded, config, 7, model, {}, graphs, correlation.empty(NUM_ITEMS, 2))

@@ -48,9 +48,9 @@ def encoded():
     """Small integers: exact scores and ties."""
     rng = np.random.default_rng(0)
     users, items = (jnp.asarray(rng.integers(-2, 3, (n, 2)), jnp.float32) for n in (NUM_USERS, NUM_ITEMS))
-    none_users, none_items = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0))
+    none_users, none_items, ones = jnp.zeros((NUM_USERS, 0)), jnp.zeros((NUM_ITEMS, 0)), jnp.ones(NUM_ITEMS)
     return Encoded(
-        Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, jnp.ones(len(items))
+        final := Vectors(users, items), Views(users, {}), Views(items, {}), none_users, none_items, ones, final
     )
 
 

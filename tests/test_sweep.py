@@ -1,5 +1,6 @@
 """The search: on validation alone, test for the chosen settings, the same whether it was interrupted or not."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def test_a_search_stopped_in_its_first_trial_still_starts_from_the_flags(trainin
 
 def test_what_has_no_effect_is_not_searched():
     dataset = load(CONFIG.dataset)
-    assert set(sweep.search_space(CONFIG, dataset)) == set(sweep.SPACE)
+    regression = dataclasses.replace(CONFIG, regression_weight=0.1)
+    assert set(sweep.search_space(regression, dataset)) == set(sweep.SPACE)
+    assert set(sweep.search_space(CONFIG, dataset)) == set(sweep.SPACE) - {"regression_weight", "regression_l2"}
     plain = Config(dataset=CONFIG.dataset, side_information=False)
     assert set(sweep.search_space(plain, dataset)) == {"learning_rate", "l2", "dropout", "softmax_temperature"}
     static = Config(dataset=CONFIG.dataset, self_loop=False, knowledge_graph=False)

@@ -27,6 +27,11 @@ def carried_bytes(config: Config) -> int:
     return 2 if config.precision == "bf16" else FLOAT
 
 
+def scored_columns(config: Config, *, beside: bool = False) -> int:
+    """Columns of the vectors that scores are made of; `beside` counts those of the item-item regression alone."""
+    return (0 if beside else config.width) + (config.regression_rank if config.uses_regression() else 0)
+
+
 def rows_each(count: int, devices: int) -> int:
     """Rows of a table on each device."""
     return -(-count // devices)
@@ -56,6 +61,7 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
         "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
         "graphs": _graph_bytes(sizes, config, devices),
         "features": items * sum(FLOAT * width + 1 for width in sizes.modalities),
+        "regression": (rows_each(sizes.num_users, devices) + items) * scored_columns(config, beside=True) * FLOAT,
         "interactions for sampling": _sampling_bytes(sizes, config, devices),
         "ranking tasks": 2 * rows_each(5 * sizes.num_edges + 16 * sizes.num_users, devices),
         "gathered sources": _gathered_bytes(sizes, config) if devices > 1 else 0,

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
-from slif_jax.planning.space import ATTENTION_MESSAGES, FLOAT, batch_rows, carried_bytes, edges_each, logits, rows_each
+from slif_jax.planning.space import (
+    ATTENTION_MESSAGES,
+    FLOAT,
+    batch_rows,
+    carried_bytes,
+    edges_each,
+    logits,
+    rows_each,
+    scored_columns,
+)
 
 Number = float | int
 PARTS = ("propagate", "loss", "update", "rebuild", "evaluate", "collectives")
@@ -215,7 +224,7 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
     """The operations of encoding everything and ranking all items for all users, on one of D devices."""
     sizes = sizes.used(config)
     at = _shapes(sizes, config, devices)
-    pairs = at.users * sizes.num_items
+    pairs, scored = at.users * sizes.num_items, scored_columns(config)
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     rows = at.users + at.items
     # Forward alone is taken to be a half of forward and back together.
@@ -227,5 +236,5 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
             "evaluate", "fusion", products=4 * rows * at.d**2 * at.views, functions=2 * rows * at.d * at.views,
             streamed=FLOAT * rows * at.d * 6 * (at.views + 1),
         ),
-        Work("evaluate", "ranking", products=2 * pairs * at.d, streamed=scores + FLOAT * sizes.num_items * at.d),
+        Work("evaluate", "ranking", products=2 * pairs * scored, streamed=scores + FLOAT * sizes.num_items * scored),
     ]  # fmt: skip

@@ -55,6 +55,8 @@ SPACE: dict[str, Range] = {
     "consistency_weight": Range(1e-3, 0.3, log=True),
     "consistency_temperature": Range(0.05, 1.0, log=True),
     "knowledge_weight": Range(1e-2, 1.0, log=True),
+    "regression_weight": Range(0.0, 0.2),
+    "regression_l2": Range(20.0, 2000.0, log=True),
 }
 """What is searched, and where. A setting that has no effect under the other settings is left out."""
 
@@ -73,6 +75,8 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "consistency_weight": config.consistency and (modalities or knowledge),
         "consistency_temperature": config.consistency and (modalities or knowledge),
         "knowledge_weight": knowledge,
+        "regression_weight": config.uses_regression(),
+        "regression_l2": config.uses_regression(),
     }
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 

@@ -1,0 +1,102 @@
+"""Item-item regression: EASE in factors, and its place beside the vectors that scores are made of."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slif_jax.config import Config
+from slif_jax.data.synthetic import synthetic
+from slif_jax.evaluate import evaluate_vectors, ranking_task
+from slif_jax.explain import explain, gather_evidence
+from slif_jax.noise import hold_out_items
+from slif_jax.recommend import load_trained
+from slif_jax.regression import beside, fit_regression
+from slif_jax.train import train_and_evaluate
+
+DATASET = hold_out_items(synthetic(num_users=70, num_items=50, seed=2), 0.1, 0)
+HISTORY = np.zeros((70, 50))
+HISTORY[tuple(DATASET.train.T)] = 1.0
+
+
+def ease(l2: float) -> np.ndarray:
+    """As Steck's paper has it: weights with a zero diagonal, from the inverse of the Gram matrix."""
+    inverse = np.linalg.inv(HISTORY.T @ HISTORY + l2 * np.eye(50))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return HISTORY @ weights
+
+
+def test_at_full_rank_it_is_ease_for_what_a_user_does_not_have():
+    found = fit_regression(DATASET, rank=1000, l2=3.0)
+    scores, expected = np.asarray(found.users @ found.items.T), ease(3.0)
+    warm = HISTORY.any(axis=0)
+    for user in range(70):
+        unseen = warm & (HISTORY[user] == 0)
+        ratio = scores[user, unseen] @ expected[user, unseen] / (expected[user, unseen] @ expected[user, unseen])
+        assert ratio > 0
+        np.testing.assert_allclose(scores[user, unseen], ratio * expected[user, unseen], atol=2e-4)
+
+
+def test_scores_of_a_user_vary_by_one_and_cold_items_are_as_good_as_the_mean():
+    for rank in (5, 1000):
+        found = fit_regression(DATASET, rank=rank, l2=3.0)
+        assert found.users.shape == (70, min(rank, 50))
+        scores = np.asarray(found.users @ found.items.T)
+        np.testing.assert_allclose(scores.std(axis=1), 1.0, atol=1e-3)
+        warm = HISTORY.any(axis=0)
+        assert not warm.all()
+        means = scores[:, warm].mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(scores[:, ~warm], np.broadcast_to(means, (70, (~warm).sum())), atol=1e-3)
+
+
+def test_a_user_without_history_has_no_scores():
+    dataset = dataclasses.replace(DATASET, train=DATASET.train[DATASET.train[:, 0] != 4])
+    assert not np.asarray(fit_regression(dataset, rank=5, l2=3.0).users)[4].any()
+
+
+def test_the_truncated_factors_are_those_of_the_largest_singular_values():
+    few, all_ = fit_regression(DATASET, rank=12, l2=3.0), fit_regression(DATASET, rank=1000, l2=3.0)
+    assert few.items.shape == (50, 12)
+    scores, expected = (np.asarray(x.users @ x.items.T) for x in (few, all_))
+    similar = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores, expected, strict=True)]
+    assert 0.7 < np.mean(similar) < 1.0
+
+
+def test_scores_are_the_sum_of_both():
+    rng = np.random.default_rng(0)
+    users, items = (jnp.asarray(rng.normal(size=(n, 6)).astype(np.float32)) for n in (70, 50))
+    found = fit_regression(DATASET, rank=8, l2=3.0)
+    joined = beside(users, items, found, 0.2)
+    lengths = np.linalg.norm(users, axis=1, keepdims=True)
+    expected = np.asarray(users @ items.T) + 0.2 * lengths * np.asarray(found.users @ found.items.T)
+    np.testing.assert_allclose(joined[0] @ joined[1].T, expected, atol=1e-5)
+    assert beside(users, items, None, 0.2) == (users, items)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
+    config = Config(
+        dataset="synthetic:users=60,items=40,seed=1",
+        width=8,
+        epochs=2,
+        correlation_start=1,
+        regression_weight=0.5,
+        regression_rank=10,
+        regression_l2=5.0,
+    )
+    result = train_and_evaluate(config, tmp_path / "with", progress="off")
+    trained = load_trained(tmp_path / "with")
+    found = evaluate_vectors(trained.encoded.ranked, ranking_task(trained.dataset, "test", config)).means()
+    assert result["test"]["recall@20"] == pytest.approx(found["recall@20"])
+    alone = evaluate_vectors(trained.encoded.final, ranking_task(trained.dataset, "test", config)).means()
+    assert found["ndcg@20"] != alone["ndcg@20"]
+    explained = explain(gather_evidence(trained), 3, 7)
+    scores = np.asarray(trained.encoded.ranked.items) @ np.asarray(trained.encoded.ranked.users)[3]
+    assert explained.score == pytest.approx(float(scores[7]), abs=1e-5)
+    assert sum(view.score for view in explained.views) == pytest.approx(explained.score, abs=1e-4)
+    assert explained.views[-1].name == "regression"
+    plain = dataclasses.replace(config, side_information=False)
+    assert not plain.uses_regression()
