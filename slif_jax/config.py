@@ -151,8 +151,8 @@ class Config:
     # Item-item regression
     regression_weight: float = _setting(
         0.0,
-        "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth; "
-        "0: none.",
+        "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth, "
+        "with --loss=bpr lengths of the user's vector; 0: none.",
         minimum=0.0,
     )
     regression_rank: int = _setting(256, "Singular vectors it is made of.", minimum=1)

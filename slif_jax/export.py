@@ -25,7 +25,7 @@ def score(users: Array, items: Array, seen: Array, user_index: Array, *, top: in
     """The best items of a batch of users, in plain XLA operations: what `scorer.bin` holds.
 
     Args:
-      users: `[U, D]` final vectors.
+      users: `[U, D]` what scores are made of.
       items: `[I, D]`.
       seen: `[b, s]` items that each user is not given, filled up with I.
       user_index: `[b]` rows of `users`.
@@ -101,9 +101,9 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
       ModuleNotFoundError: as `serialise_scorer`.
     """
     check_folder(folder)
-    dataset, final = trained.dataset, trained.encoded.ranked
+    dataset, ranked = trained.dataset, trained.encoded.ranked
     top = min(top, dataset.num_items)
-    scorer = serialise_scorer(dataset.num_items, final.items.shape[1], top=top)
+    scorer = serialise_scorer(dataset.num_items, ranked.items.shape[1], top=top)
     folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")  # no folder that somebody else has made
     partial.mkdir()
@@ -117,11 +117,11 @@ def export(trained: TrainedModel, folder: Path, *, top: int = 100, profile: str 
 
 
 def _write(trained: TrainedModel, folder: Path, scorer: bytes, *, top: int, profile: str) -> dict[str, Any]:
-    dataset, final = trained.dataset, trained.encoded.ranked
+    dataset, ranked = trained.dataset, trained.encoded.ranked
     indptr, seen = csr_rows(known_items(dataset, profile), np.arange(dataset.num_users), dataset.num_users)
     arrays = {
-        "users": np.asarray(final.users),
-        "items": np.asarray(final.items),
+        "users": np.asarray(ranked.users),
+        "items": np.asarray(ranked.items),
         "user_ids": dataset.user_ids,
         "item_ids": dataset.item_ids,
         "seen_indptr": indptr,
@@ -138,6 +138,7 @@ def _write(trained: TrainedModel, folder: Path, scorer: bytes, *, top: int, prof
         "data_fingerprint": dataset.fingerprint,
         "split_fingerprint": dataset.split_fingerprint,
         "profile": profile,
+        "vector_columns": trained.encoded.final.items.shape[1],
         "arrays": {name: {"shape": list(x.shape), "dtype": str(x.dtype)} for name, x in arrays.items()},
         "scorer": {
             "arguments": ["users [u, d]", "items [I, d]", "seen [b, s], filled up with I", "user_index [b]"],
@@ -184,7 +185,8 @@ Epoch {manifest["epoch"]} of a run of slif_jax {manifest["versions"]["slif_jax"]
 Settings and hashes are in `manifest.json`.
 
 - `embeddings.npz`: {arrays}.
-  The score of user u for item i is `users[u] @ items[i]`. User u has seen
+  The score of user u for item i is `users[u] @ items[i]`; for what else vectors are good for, such as similar items,
+  take their first {manifest["vector_columns"]} columns. User u has seen
   `seen_items[seen_indptr[u]:seen_indptr[u + 1]]`.
 - `scorer.bin`: StableHLO for {", ".join(scorer["platforms"])}, read with
   `jax.export.deserialize(bytearray(open("scorer.bin", "rb").read()))` and called as

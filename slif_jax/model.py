@@ -36,7 +36,7 @@ class Views(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Final vectors. The score of user u for item i is `users[u] @ items[i]`."""
+    """Vectors of users and items. The score of user u for item i is `users[u] @ items[i]`."""
 
     users: Float[Array, "users d"]
     items: Float[Array, "items d"]

@@ -121,6 +121,7 @@ def train_and_evaluate(
             checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder.checkpoints, config)))
             if (saved := checkpoints.restore_last(state)) is not None:
                 state, status = saved
+                del saved
                 status = Progress(**from_first(dataclasses.asdict(_with_a_best(status, folder, config))))
             elif is_first():
                 _refuse_lost_checkpoints(folder, resume)
@@ -141,12 +142,15 @@ def train_and_evaluate(
             seconds[phase] = seconds.get(phase, 0.0) + value
         with seconds.measure("compile"):
             engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
-            shapes, state = as_shapes(state), engine.put(state)
+            shapes, placed = as_shapes(state), [engine.put(state)]
+            del state
             find_failure = None
             if debug_nans:
                 find_failure = functools.partial(failing_operation, model=model, graphs=graphs, data=examples)
             del graphs, examples  # on a mesh the devices have their own share by now
         training = _Training(
+            state=placed.pop(),  # the only reference: what a step donates, or the best epoch replaces, is free at once
+            status=status,
             config=config,
             folder=folder,
             dataset=dataset,
@@ -160,15 +164,17 @@ def train_and_evaluate(
             to_go_on="the same command" + (", without --resume=never," if resume == "never" else ""),
             find_failure=find_failure,
         )
-        training.greet(status)
-        state, status = training.run_epochs(state, status)
-        return training.finish(state, status, shapes, evaluate_test=evaluate_test)
+        training.greet()
+        training.run_epochs()
+        return training.finish(shapes, evaluate_test=evaluate_test)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Training:
     """A training between its setup and its end."""
 
+    state: TrainState
+    status: Progress
     config: Config
     folder: Workdir
     dataset: data.Dataset
@@ -183,46 +189,46 @@ class _Training:
     find_failure: Callable[..., str] | None
     """Given the state at the start of an epoch and the step that failed, names the operation."""
 
-    def greet(self, status: Progress) -> None:
+    def greet(self) -> None:
         """Says what is trained on."""
         self.reporter.say(self.dataset.summary())
         lacking = missing_features(self.dataset, self.config)
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
             self.reporter.say(f"Items without a modality: {counts}; policy {self.config.missing_features}.")
-        if status.epoch:
-            self.reporter.say(f"Going on after epoch {status.epoch} of {self.folder.path}.")
+        if self.status.epoch:
+            self.reporter.say(f"Going on after epoch {self.status.epoch} of {self.folder.path}.")
 
-    def run_epochs(self, state: TrainState, status: Progress) -> tuple[TrainState, Progress]:
+    def run_epochs(self) -> None:
         """Trains until it is over, and saves on the way."""
-        saved_at, saved_epoch = time.monotonic(), status.epoch
-        while not _is_over(status, self.config):
+        saved_at, saved_epoch = time.monotonic(), self.status.epoch
+        while not _is_over(self.status, self.config):
             if on_any_host(self.should_stop()):
-                if saved_epoch != status.epoch:
-                    self.checkpoints.save(self.engine.get(state), status)
+                epoch = self.status.epoch
+                if saved_epoch != epoch:
+                    self.checkpoints.save(self.engine.get(self.state), self.status)
                 self.checkpoints.wait()
-                raise Stopped(f"Stopped after epoch {status.epoch}: {self.to_go_on} goes on from there.")
-            state, row = self._epoch(state, status.epoch + 1)
-            status, is_best = _advance(status, row[self._part], self.config.rules(), self.seconds)
+                raise Stopped(f"Stopped after epoch {epoch}: {self.to_go_on} goes on from there.")
+            row = self._epoch(self.status.epoch + 1)
+            self.status, is_best = _advance(self.status, row[self._part], self.config.rules(), self.seconds)
             self.folder.append_metrics(row)
             overdue = from_first(time.monotonic() - saved_at > 60 * self.checkpoint_minutes)
-            due = status.epoch % self.checkpoint_every == 0 or _is_over(status, self.config)
+            due = self.status.epoch % self.checkpoint_every == 0 or _is_over(self.status, self.config)
             if is_best or overdue or due:
-                self.checkpoints.save(self.engine.get(state), status)
-                saved_at, saved_epoch = time.monotonic(), status.epoch
-            self.reporter.epoch(row, best=status.best_value)
+                self.checkpoints.save(self.engine.get(self.state), self.status)
+                saved_at, saved_epoch = time.monotonic(), self.status.epoch
+            self.reporter.epoch(row, best=self.status.best_value)
         self.checkpoints.wait()
-        return state, status
 
-    def _epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
-        """Rebuild, steps, validation: the state after them, and the row of `metrics.jsonl`."""
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """Rebuild, steps, validation; the row of `metrics.jsonl`."""
         engine, measure, kept = self.engine, self.seconds.measure, None
         if rebuild_is_due(epoch - 1, self.config):
             with measure("rebuild"):
-                state, kept = jax.block_until_ready(engine.close_the_loop(state))
-        before = None if self.find_failure is None else jax.tree.map(jnp.copy, state)
+                self.state, kept = jax.block_until_ready(engine.close_the_loop(self.state))
+        before = None if self.find_failure is None else jax.tree.map(jnp.copy, self.state)
         with measure("train"):
-            state, losses = jax.block_until_ready(engine.run_epoch(state))
+            self.state, losses = jax.block_until_ready(engine.run_epoch(self.state))
         if (step := int(losses.failed_step)) >= 0:
             message = _failure(losses, epoch, self.folder)
             found = "--debug_nans finds the operation."
@@ -230,25 +236,29 @@ class _Training:
                 found = self.find_failure(before, step=step)
             raise NonFiniteLossError(f"{message} {found}")
         with measure("evaluate"):
-            encoded = engine.encode(state)
-            state = engine.feed_back(state, encoded)
+            encoded = engine.encode(self.state)
+            self.state = engine.feed_back(self.state, encoded)
             scores = {}
             if len(self.dataset.splits[self._part]) and _evaluation_is_due(epoch, self.config):
                 scores = engine.evaluate(encoded, self._part).means()
         means = {name: float(value) for name, value in losses.means.items()}
         row = {"epoch": epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
-        row |= {"correlation_kept": _number(kept), "norms": {name: means[name] for name in NORMS}, self._part: scores}
-        return state, row
+        return row | {
+            "correlation_kept": _number(kept),
+            "norms": {name: means[name] for name in NORMS},
+            self._part: scores,
+        }
 
-    def finish(self, state: TrainState, status: Progress, shapes: TrainState, *, evaluate_test: bool) -> dict[str, Any]:
+    def finish(self, shapes: TrainState, *, evaluate_test: bool) -> dict[str, Any]:
         """Goes back to the best epoch, evaluates test, and writes what `result.json` holds."""
-        config, folder, engine = self.config, self.folder, self.engine
+        config, folder, engine, status = self.config, self.folder, self.engine, self.status
         if not len(self.dataset.splits[self._part]) or not status.best_epoch:  # nothing was evaluated
             status = dataclasses.replace(status, best_epoch=status.epoch)
         elif status.best_epoch != status.epoch:
-            state = engine.put(self.checkpoints.restore(shapes, status.best_epoch)[0])
+            del self.state
+            self.state = engine.put(self.checkpoints.restore(shapes, status.best_epoch)[0])
         with self.seconds.measure("evaluate"):
-            test = engine.evaluate(engine.encode(state), "test") if evaluate_test else None
+            test = engine.evaluate(engine.encode(self.state), "test") if evaluate_test else None
         if test is not None:
             save_users(folder.path / "test_users.npz", test, self.dataset, config)
         result = _result(config, self.dataset, status, test, self.seconds)

@@ -30,6 +30,7 @@ PACKAGES = (
     "numpy",
     "polars",
     "scikit-learn",
+    "scipy",
 )
 _LOCK, _PARTIAL = "lock", ".partial"
 _MAY_DIFFER = ("epochs", "gather_blocks")

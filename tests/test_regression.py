@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slif_jax import regression
 from slif_jax.config import Config
 from slif_jax.data.synthetic import synthetic
 from slif_jax.evaluate import evaluate_vectors, ranking_task
@@ -63,6 +64,23 @@ def test_the_truncated_factors_are_those_of_the_largest_singular_values():
     scores, expected = (np.asarray(x.users @ x.items.T) for x in (few, all_))
     similar = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores, expected, strict=True)]
     assert 0.7 < np.mean(similar) < 1.0
+
+
+@pytest.mark.parametrize("shape", [(70, 50), (40, 90)])
+def test_both_ways_to_the_factors_give_the_same_scores(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    dataset = synthetic(num_users=shape[0], num_items=shape[1], seed=5)
+    dense = fit_regression(dataset, rank=9, l2=3.0)
+    monkeypatch.setattr(regression, "_MOST_DENSE", 10)
+    sparse = fit_regression(dataset, rank=9, l2=3.0)
+    assert dense.items.shape == sparse.items.shape == (shape[1], 9)
+    np.testing.assert_allclose(dense.users @ dense.items.T, sparse.users @ sparse.items.T, atol=2e-4)
+
+
+def test_a_history_of_few_items_leaves_the_other_columns_without_weight():
+    dataset = dataclasses.replace(DATASET, train=DATASET.train[DATASET.train[:, 1] < 6])
+    found = fit_regression(dataset, rank=30, l2=3.0)
+    assert np.isfinite(found.users).all()
+    assert np.isfinite(found.items).all()
 
 
 def test_scores_are_the_sum_of_both():

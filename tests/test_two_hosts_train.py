@@ -14,6 +14,8 @@ FLAGS = (
     "--eval_block=32",
     "--checkpoint_every=1",
     "--progress=off",
+    "--regression_weight=0.1",
+    "--regression_rank=6",
 )
 
 
