@@ -1,6 +1,7 @@
 """Top-n lists for users, with the ids of the source, in blocks of users."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def load_trained(workdir: str | Path, *, data_dir: str | None = None) -> Trained
     if fingerprint != dataset.fingerprint:
         raise WorkdirError(f"{folder.path} was trained on other data than '{config.dataset}' holds now.")
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    target: Any = jax.eval_shape(lambda: init_train_state(model, graphs, config))
+    shaped = dataclasses.replace(config, correlation_warm_up="empty")  # shapes alone count: nothing is searched for
+    target: Any = jax.eval_shape(lambda: init_train_state(model, graphs, shaped))
     with contextlib.closing(Checkpoints(folder.checkpoints, config)) as checkpoints:
         found = checkpoints.restore_best(target)
     if found is None:

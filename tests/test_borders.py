@@ -366,7 +366,7 @@ def test_neighbours_of_what_is_no_item(change: dict[str, Any], message: str):
     ],
 )
 def test_lists_for_what_is_no_user(made: Dataset, change: dict[str, Any], message: str):
-    encoded: Any = types.SimpleNamespace(final=Vectors(jnp.ones((12, 2)), jnp.ones((9, 2))))
+    encoded: Any = types.SimpleNamespace(ranked=Vectors(jnp.ones((12, 2)), jnp.ones((9, 2))))
     arguments = {"users": np.arange(12), "n": 3, **change}
     with pytest.raises(ValueError, match=message):
         next(unchecked(recommend.top_n)(encoded, made, **arguments))
