@@ -86,7 +86,8 @@ def check_fits(
     if on_host and available_bytes is None:
         available //= min(devices, jax.local_device_count())
     if parts["total"] <= available:
-        _check_host(at, on_host=on_host)
+        if not on_host:
+            _check_host(at)
         return parts
 
     def needed(setting: Setting) -> int:
@@ -103,9 +104,9 @@ def check_fits(
     )
 
 
-def _check_host(at: Setting, *, on_host: bool) -> None:
+def _check_host(at: Setting) -> None:
     """Where devices have a memory of their own, what is dealt out to them is built in that of the host."""
-    needed = 0 if on_host else host_bytes(at.sizes, at.config, at.devices)
+    needed = host_bytes(at.sizes, at.config, at.devices)
     if needed > (room := _host_free_bytes()):
         raise WillNotFitError(
             f"Each process builds the graphs and the first state in its host's memory: {gib(needed)}, and there are "

@@ -142,14 +142,13 @@ def train_and_evaluate(
             seconds[phase] = seconds.get(phase, 0.0) + value
         with seconds.measure("compile"):
             engine = make_engine(dataset, model, graphs, examples, tasks, state, mesh)
-            shapes, placed = as_shapes(state), [engine.put(state)]
-            del state
+            shapes, state = as_shapes(state), engine.put(state)
             find_failure = None
             if debug_nans:
                 find_failure = functools.partial(failing_operation, model=model, graphs=graphs, data=examples)
             del graphs, examples  # on a mesh the devices have their own share by now
         training = _Training(
-            state=placed.pop(),  # the only reference: what a step donates, or the best epoch replaces, is free at once
+            state=state,
             status=status,
             config=config,
             folder=folder,
@@ -164,6 +163,7 @@ def train_and_evaluate(
             to_go_on="the same command" + (", without --resume=never," if resume == "never" else ""),
             find_failure=find_failure,
         )
+        del state  # `training` has the only reference: what a step or the best epoch replaces is free at once
         training.greet()
         training.run_epochs()
         return training.finish(shapes, evaluate_test=evaluate_test)
