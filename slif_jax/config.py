@@ -93,7 +93,7 @@ class Config:
     )
     consistency: bool = _setting(True, "Semantic consistency: contrast the views of an item, and of a user.")
     side_information: bool = _setting(
-        True, "False turns off features, knowledge graph, consistency, self-loop and regression: plain LightGCN."
+        True, "False turns off features, knowledge graph, consistency, self-loop and linear models: plain LightGCN."
     )
 
     # Model
@@ -148,15 +148,26 @@ class Config:
     )
     learn_feature_correlation: bool = _setting(False, "Learn beta per modality, starting from --feature_correlation.")
 
-    # Item-item regression
+    # Linear models of the interactions, beside the vectors
     regression_weight: float = _setting(
         0.0,
         "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth, "
-        "with --loss=bpr lengths of the user's vector; 0: none.",
+        "with --loss=bpr lengths of the user's vector; 0: none. For long histories.",
         minimum=0.0,
     )
     regression_rank: int = _setting(256, "Singular vectors it is made of.", minimum=1)
-    regression_l2: float = _setting(200.0, "Its lambda; more for denser data.", above=0.0)
+    regression_l2: float = _setting(100.0, "Its lambda; more for denser data.", above=0.0)
+    regression_user_power: float = _setting(0.5, "Users count by their interactions to minus twice this.", minimum=0.0)
+    walk_weight: float = _setting(
+        0.0,
+        "Weight of walks from item to item over the interactions in the scores, as --regression_weight; 0: none. For "
+        "short histories.",
+        minimum=0.0,
+    )
+    walk_rank: int = _setting(32, "Eigenvectors they are made of.", minimum=1)
+    walk_length: int = _setting(3, "Steps from item to item.", minimum=1)
+    walk_user_power: float = _setting(0.7, "Users count by their interactions to minus twice this.", minimum=0.0)
+    walk_item_power: float = _setting(0.3, "Items count by their interactions to minus twice this.", minimum=0.0)
 
     # Losses
     loss: str = _setting(
@@ -256,9 +267,10 @@ class Config:
         """Whether any graph receives the correlation graph."""
         return any(self.correlates(graph) for graph in GRAPH_NAMES)
 
-    def uses_regression(self) -> bool:
-        """Whether scores have a part of the item-item regression."""
-        return self.side_information and self.regression_weight > 0
+    def linear_weights(self) -> dict[str, float]:
+        """Weights of the linear models that scores have a part of, by name."""
+        weights = {"regression": self.regression_weight, "walks": self.walk_weight}
+        return {name: weight for name, weight in weights.items() if weight > 0 and self.side_information}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

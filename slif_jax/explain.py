@@ -37,7 +37,9 @@ class Evidence(NamedTuple):
     vectors: np.ndarray
     """`[I, D]` final vectors of the items: the first columns of `items`."""
     contributions: dict[str, np.ndarray]
-    """By view `[I, D]`, summing to `vectors`; 'regression' is `[I, r]`, the other columns of `items`."""
+    """By view `[I, D]`, summing to `vectors`."""
+    linear: dict[str, np.ndarray]
+    """By linear model `[I, r]`: the further columns of `items`, in this order."""
     user_weights: dict[str, np.ndarray]
     """By view `[U]`, the attention of the fusion; the collaborative view has none."""
     item_weights: dict[str, np.ndarray]
@@ -76,7 +78,7 @@ class Triple(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view of the item, 'collaborative' or a source of side information, or the 'regression'."""
+    """A view of the item, 'collaborative' a source of side information, or a linear model."""
 
     name: str
     score: float
@@ -124,14 +126,13 @@ def gather_evidence(trained: TrainedModel) -> Evidence:
     contributions = jax.jit(trained.model.contributions)(trained.params, encoded.items)
     scale = np.asarray(encoded.item_scale)[:, None]
     parts = {name: np.asarray(contributions[name]) * scale for name in ("collaborative", *sides)}
-    if trained.graphs.regression is not None:
-        parts["regression"] = np.asarray(trained.graphs.regression.items)
     return Evidence(
         dataset=dataset,
         users=np.asarray(encoded.ranked.users),
         items=np.asarray(encoded.ranked.items),
         vectors=np.asarray(encoded.final.items),
         contributions=parts,
+        linear={name: np.asarray(model.items) for name, model in sorted(trained.graphs.linear.items())},
         user_weights=dict(zip(sides, np.asarray(encoded.user_weights).T, strict=True)),
         item_weights=dict(zip(sides, np.asarray(encoded.item_weights).T, strict=True)),
         neighbors=neighbors,
@@ -194,9 +195,12 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
         num_edges = int(np.diff(evidence.knowledge.indptr)[item])
         share = float(evidence.knowledge.correlation_share[item])
 
-    def part(name: str, vectors: np.ndarray) -> float:
-        columns = slice(width, None) if name == "regression" else slice(width)
-        return float(vectors[item] @ evidence.users[user, columns])
+    names, parts = (*evidence.contributions, *evidence.linear), [*evidence.contributions.values()]
+    columns = [slice(width)] * len(parts)
+    for vectors in evidence.linear.values():
+        columns.append(slice(width, width + vectors.shape[1]))
+        parts.append(vectors)
+        width += vectors.shape[1]
 
     return Explanation(
         user=int(user),
@@ -213,11 +217,11 @@ def explain(evidence: Evidence, user: int, item: int, *, num_liked: int = 5, num
         views=tuple(
             View(
                 name=name,
-                score=part(name, vectors),
+                score=float(vectors[item] @ evidence.users[user, part]),
                 user_weight=float(evidence.user_weights[name][user]) if name in evidence.user_weights else None,
                 item_weight=float(evidence.item_weights[name][item]) if name in evidence.item_weights else None,
             )
-            for name, vectors in evidence.contributions.items()
+            for name, vectors, part in zip(names, parts, columns, strict=True)
         ),
     )
 

@@ -21,9 +21,9 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset, FilledRows
 from slif_jax.data.checks import fitting
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of
+from slif_jax.linear import LinearScores, fit_linear
 from slif_jax.losses import normalise_rows
 from slif_jax.neighbors import SideBySide, nearest_rows
-from slif_jax.regression import Regression, fit_regression
 
 _LEAST_DEGREE = 1e-24
 
@@ -52,8 +52,8 @@ class Graphs(NamedTuple):
     """What items without training interactions inherit from, where there are such items."""
     warm: Bool[Array, " items"]
     """Which items have training interactions."""
-    regression: Regression | None
-    """What item-item regression adds to the scores, where it is switched on."""
+    linear: dict[str, LinearScores]
+    """What linear models of the interactions add to the scores, by name, where they are switched on."""
 
 
 def item_features(graph: jraph.GraphsTuple) -> ItemFeatures:
@@ -147,14 +147,8 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
         features=feature_graphs(dataset, modalities, k, missing=config.missing_features, mesh=mesh),
         cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=k, mesh=mesh),
         warm=jnp.asarray(item_degree > 0),
-        regression=_regression(dataset, config),
+        linear=fit_linear(dataset, config),
     )
-
-
-def _regression(dataset: Dataset, config: Config) -> Regression | None:
-    if not config.uses_regression():
-        return None
-    return fit_regression(dataset, rank=config.regression_rank, l2=config.regression_l2)
 
 
 def uses_knowledge(dataset: Dataset, config: Config) -> bool:

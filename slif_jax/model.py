@@ -16,9 +16,9 @@ from slif_jax.collectives import Axis, by_columns, gather_rows
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
+from slif_jax.linear import beside
 from slif_jax.losses import inverse_lengths
 from slif_jax.propagate import KnowledgeWeights, attend_knowledge, knowledge_weights, propagate, propagate_features
-from slif_jax.regression import beside
 
 Params = dict[str, Any]
 
@@ -54,7 +54,7 @@ class Encoded(NamedTuple):
     item_scale: Float[Array, " items"]
     """What the fused vector of each item is multiplied by to give the final one."""
     ranked: Vectors
-    """What scores are inner products of: `final`, and the item-item regression beside it, where there is one."""
+    """What scores are inner products of: `final`, and the linear models beside it, where there are any."""
 
 
 class _Linear(NamedTuple):
@@ -128,7 +128,7 @@ class SlifMr(nn.Module):
         fused, item_weights = self._fuse(items)
         scale = self._item_scale(fused, graphs)
         final = Vectors(final_users, fused * scale[:, None])
-        ranked = Vectors(*beside(*final, graphs.regression, self.config.regression_weight))
+        ranked = Vectors(*beside(*final, graphs.linear, self.config.linear_weights()))
         return Encoded(final, users, items, user_weights, item_weights, scale, ranked)
 
     def _item_scale(self, fused: Array, graphs: Graphs) -> Array:

@@ -16,9 +16,9 @@ from slif_jax.cold_items import ColdItems
 from slif_jax.evaluate import RankingTask, TaskArrays
 from slif_jax.graphs import Graphs, edge_weights, item_features
 from slif_jax.kernels.layout import build_graph, edges_of, fixed_degree_graph, layout_of, pad_edges
+from slif_jax.linear import LinearScores
 from slif_jax.meshes import OnMesh, host_rows
 from slif_jax.placement import Placement, Placements
-from slif_jax.regression import Regression
 from slif_jax.train_state import TABLES, TrainState, table_of
 from slif_jax.train_step import TrainingData
 
@@ -64,8 +64,10 @@ class Sharder(OnMesh):
             features=features,
             cold=cold,
             warm=self.spread(graphs.warm, items),
-            regression=graphs.regression
-            and Regression(self.spread(graphs.regression.users, at.users), self.spread(graphs.regression.items, items)),
+            linear={
+                name: LinearScores(self.spread(model.users, at.users), self.spread(model.items, items))
+                for name, model in graphs.linear.items()
+            },
         )
 
     def graph(self, graph: jraph.GraphsTuple, receivers: Placement, senders: Placement) -> jraph.GraphsTuple:

@@ -303,7 +303,7 @@ def test_obstacles_beside_memory_are_told():
 
 
 def test_what_a_host_builds_before_it_deals_it_out():
-    one = sum(device_bytes(SIZES, FULL)[name] for name in (*TABLES, "self-loop", "graphs", "regression"))
+    one = sum(device_bytes(SIZES, FULL)[name] for name in (*TABLES, "self-loop", "graphs", "linear models"))
     assert plan(SIZES, FULL, {"data": 4}, MACHINE).host_bytes == one
     assert plan(SIZES, FULL, {}, MACHINE).host_bytes == 0
 

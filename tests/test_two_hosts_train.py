@@ -16,6 +16,8 @@ FLAGS = (
     "--progress=off",
     "--regression_weight=0.1",
     "--regression_rank=6",
+    "--walk_weight=0.1",
+    "--walk_rank=5",
 )
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters
-from slif_jax.planning.space import FLOAT, carried_bytes, regression_columns
+from slif_jax.planning.space import FLOAT, carried_bytes, linear_columns
 from slif_jax.planning.work import Number
 
 
@@ -88,5 +88,5 @@ def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Excha
     layers = [e._replace(part="evaluate", times=e.times / 2) for e in steps if e.part == "propagate"]
     if devices == 1:
         return layers
-    whole = FLOAT * sizes.num_items * (config.width + regression_columns(sizes, config)) * (devices - 1) / devices
+    whole = FLOAT * sizes.num_items * (config.width + linear_columns(sizes, config)) * (devices - 1) / devices
     return [*layers, Exchange("evaluate", "item vectors", whole)]

@@ -6,7 +6,7 @@ from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
 FLOAT = 4
 _EDGE_BYTES = 20  # sender, receiver, weight or relation, and the order by sender: Layout and Edges
 _SLOT_BYTES = 8  # a graph of fixed degree brings its slots
-_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs", "regression")
+_BUILT_WHOLE = ("parameters", "optimizer", "average of the parameters", "self-loop", "graphs", "linear models")
 
 # What XLA keeps within a step, in arrays of the named size; fitted to its own analysis (docs/plans/README.md).
 _ROWS = 2.4  # a vector of each user and item
@@ -27,9 +27,13 @@ def carried_bytes(config: Config) -> int:
     return 2 if config.precision == "bf16" else FLOAT
 
 
-def regression_columns(sizes: Sizes, config: Config) -> int:
-    """Columns that the item-item regression adds to the vectors that scores are made of."""
-    return min(config.regression_rank, sizes.num_users, sizes.num_items) if config.uses_regression() else 0
+def linear_columns(sizes: Sizes, config: Config) -> int:
+    """Columns that linear models add to the vectors that scores are made of."""
+    columns = {
+        "regression": min(config.regression_rank, sizes.num_users, sizes.num_items),
+        "walks": min(config.walk_rank, sizes.num_items),
+    }
+    return sum(columns[name] for name in config.linear_weights())
 
 
 def rows_each(count: int, devices: int) -> int:
@@ -61,7 +65,7 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
         "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
         "graphs": _graph_bytes(sizes, config, devices),
         "features": items * sum(FLOAT * width + 1 for width in sizes.modalities),
-        "regression": (rows_each(sizes.num_users, devices) + items) * regression_columns(sizes, config) * FLOAT,
+        "linear models": (rows_each(sizes.num_users, devices) + items) * linear_columns(sizes, config) * FLOAT,
         "interactions for sampling": _sampling_bytes(sizes, config, devices),
         "ranking tasks": 2 * rows_each(5 * sizes.num_edges + 16 * sizes.num_users, devices),
         "gathered sources": _gathered_bytes(sizes, config) if devices > 1 else 0,

@@ -16,8 +16,8 @@ from slif_jax.planning.space import (
     batch_rows,
     carried_bytes,
     edges_each,
+    linear_columns,
     logits,
-    regression_columns,
     rows_each,
 )
 
@@ -224,7 +224,7 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
     """The operations of encoding everything and ranking all items for all users, on one of D devices."""
     sizes = sizes.used(config)
     at = _shapes(sizes, config, devices)
-    pairs, scored = at.users * sizes.num_items, at.d + regression_columns(sizes, config)
+    pairs, scored = at.users * sizes.num_items, at.d + linear_columns(sizes, config)
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     rows = at.users + at.items
     # Forward alone is taken to be a half of forward and back together.

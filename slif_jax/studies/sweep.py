@@ -57,6 +57,8 @@ SPACE: dict[str, Range] = {
     "knowledge_weight": Range(1e-2, 1.0, log=True),
     "regression_weight": Range(0.0, 0.2),
     "regression_l2": Range(20.0, 2000.0, log=True),
+    "walk_weight": Range(0.0, 0.1),
+    "walk_length": Range(choices=(1, 2, 3, 4)),
 }
 """What is searched, and where. A setting that has no effect under the other settings is left out."""
 
@@ -64,6 +66,7 @@ SPACE: dict[str, Range] = {
 def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
     """The settings of `SPACE` that count for a configuration and its data."""
     modalities, knowledge = bool(used_modalities(dataset, config)), uses_knowledge(dataset, config)
+    linear = config.linear_weights()
     counts = {
         "softmax_temperature": config.loss == "softmax",
         "side_weight": modalities or knowledge,
@@ -75,8 +78,10 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "consistency_weight": config.consistency and (modalities or knowledge),
         "consistency_temperature": config.consistency and (modalities or knowledge),
         "knowledge_weight": knowledge,
-        "regression_weight": config.uses_regression(),
-        "regression_l2": config.uses_regression(),
+        "regression_weight": "regression" in linear,
+        "regression_l2": "regression" in linear,
+        "walk_weight": "walks" in linear,
+        "walk_length": "walks" in linear,
     }
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 

@@ -1,0 +1,226 @@
+"""Linear models of the training interactions, in closed form, beside the vectors that are learned.
+
+They know what vectors learned by contrast smooth over. Item-item regression: which pairs of items go together for no
+other reason than that users took both; it pays where histories are long. Walks: what is much taken in the neighbourhood
+of what a user has; they pay where histories are short. Scores of both are inner products, and stand beside Z in what is
+ranked.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jaxtyping import Float
+
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.multihost import is_first
+
+_MOST_DENSE = 3000  # users or items, the fewer of them, for which all pairs are written down
+_LEAST_VARIANCE = 1e-9  # by the largest of a user; who has less has no scores
+
+
+class LinearScores(NamedTuple):
+    """Factors of a linear model's scores; r columns. A user's scores have standard deviation 1 over all items."""
+
+    users: Float[Array, "users r"]
+    items: Float[Array, "items r"]
+
+
+def fit_linear(dataset: Dataset, config: Config) -> dict[str, LinearScores]:
+    """The linear models that `config` asks for, by their names in `Config.linear_weights`."""
+    models = {
+        "regression": lambda: fit_regression(
+            dataset,
+            rank=config.regression_rank,
+            l2=config.regression_l2,
+            user_power=config.regression_user_power,
+        ),
+        "walks": lambda: fit_walks(
+            dataset,
+            rank=config.walk_rank,
+            length=config.walk_length,
+            user_power=config.walk_user_power,
+            item_power=config.walk_item_power,
+        ),
+    }
+    return {name: models[name]() for name in config.linear_weights()}
+
+
+def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float) -> LinearScores:
+    """Predicts each item from the user's other items, by ridge regression on all training interactions.
+
+    With X the users' training items, as zeros and ones, W = c D_u^-p X the same with users weighed by their numbers of
+    interactions, their squared weights 1 in the mean, and M = V diag(s^2 / (s^2 + l2)) V^T from the singular values s
+    and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items that the user does not
+    have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that EASE asks for only changes
+    items that the user has, whose scores here are high and mean nothing. An item without training interactions scores
+    as the mean of the others.
+
+    Args:
+      dataset: loaded data.
+      rank: singular vectors, the largest first; as many as there are, at most.
+      l2: lambda, of the ridge.
+      user_power: p, of users' numbers of interactions; 0: who has many counts for each of them.
+
+    Returns:
+      `LinearScores` on the default device.
+
+    Raises:
+      ValueError: if the singular vectors cannot be found.
+
+    Reference: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, eq. (8); the factors as in Jin et
+    al., "Towards a Better Understanding of Linear Models for Recommendation", KDD 2021, section 3.
+    """
+    from scipy import sparse  # here and not above: what is switched off need not be imported
+
+    history = _history(dataset)
+    rank = min(rank, *history.shape)
+    of_users = np.maximum(np.asarray(history.sum(axis=1)), 1.0) ** -user_power
+    weighed = sparse.diags_array(of_users / np.sqrt(np.mean(of_users**2))) @ history
+    squares, v = _of_first(lambda: _singular(weighed, rank), (rank, (dataset.num_items, rank)))
+    gain = squares / (squares + l2)
+    left_out = 1.0 - np.sum(v * gain * v, axis=1)
+    return _scores(history @ v * gain, v / np.maximum(left_out, 1e-6)[:, None], dataset)
+
+
+def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, item_power: float) -> LinearScores:
+    """Walks from the user's items to others that users took with them, `length` times on, as factors.
+
+    With X the users' training items and P = D_i^-b X^T D_u^-2a X D_i^-b, its diagonal set to zero (a step leaves the
+    item it stands on), the scores are X P^length, of which the `rank` eigenvectors of P largest in magnitude are kept:
+    a low pass, which keeps what whole neighbourhoods take. Powers below 1/2 for items leave much-taken items ahead of
+    others. An item without training interactions scores as the mean of the others.
+
+    Args:
+      dataset: loaded data.
+      rank: eigenvectors; as many as there are items, at most.
+      length: steps from item to item.
+      user_power: a, of users' numbers of interactions: the larger, the less those with many count.
+      item_power: b, of items' numbers of interactions: the larger, the less those taken by many count.
+
+    Returns:
+      `LinearScores` on the default device.
+
+    Raises:
+      ValueError: if the eigenvectors cannot be found.
+
+    Reference: walks with powers of popularity as in Paudel et al., "Updatable, Accurate, Diverse, and Scalable
+    Recommendations for Interactive Applications", TiiS 2017 (RP3beta); the low pass of a normalised item-item graph as
+    in Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021 (GF-CF), section 4.
+    """
+    from scipy import sparse
+
+    history = _history(dataset)
+    of_users, of_items = (np.maximum(np.asarray(history.sum(axis=axis)), 1.0) for axis in (1, 0))
+    weighed = sparse.diags_array(of_users**-user_power) @ history @ sparse.diags_array(of_items**-item_power)
+    rank = min(rank, dataset.num_items)
+    values, v = _of_first(lambda: _eigen(weighed, rank), (rank, (dataset.num_items, rank)))
+    return _scores(history @ v * (values / max(np.abs(values).max(), 1e-30)) ** length, v, dataset)
+
+
+def _history(dataset: Dataset) -> Any:
+    """Training items of every user, as a sparse matrix of ones `[U, I]`."""
+    from scipy import sparse
+
+    users, items = dataset.train.T
+    return sparse.csr_array((np.ones(len(users)), (users, items)), shape=(dataset.num_users, dataset.num_items))
+
+
+def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset) -> LinearScores:
+    """Scores `starts @ ends.T`; of standard deviation 1 for each user, with cold items at the mean."""
+    warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
+    ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0))
+    mean, second = ends.mean(axis=0), ends.T @ ends / len(ends)
+    variance = np.einsum("ur,ur->u", starts @ second, starts) - (starts @ mean) ** 2
+    some = variance > _LEAST_VARIANCE * variance.max(initial=0.0)
+    starts = starts * np.where(some, 1.0 / np.sqrt(np.where(some, variance, 1.0)), 0.0)[:, None]
+    return LinearScores(*(jnp.asarray(x.astype(np.float32)) for x in (starts, ends)))
+
+
+def _of_first(find: Any, shapes: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    """What `find` returns, arrays of `shapes`, found by process 0.
+
+    Vectors are not unique: signs, and bases of equal values, depend on the machine, and rows of users and items of
+    several processes would not fit together.
+    """
+    if jax.process_count() == 1:
+        return find()
+    mine = tuple(x.astype(np.float32) for x in find()) if is_first() else tuple(np.zeros(s, np.float32) for s in shapes)
+    return tuple(np.asarray(x, np.float64) for x in multihost_utils.broadcast_one_to_all(mine))
+
+
+def _singular(history: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of the largest singular values `[r]` and their right singular vectors `[I, r]`."""
+    from scipy import linalg
+    from scipy.sparse.linalg import ArpackError, svds
+
+    size = min(history.shape)
+    if size > _MOST_DENSE and rank < size:
+        try:
+            found = svds(history, k=rank, v0=np.ones(size))
+        except ArpackError as error:
+            raise ValueError(
+                f"The regression's singular vectors were not found ({error}): lower --regression_rank."
+            ) from None
+        return np.asarray(found[1]) ** 2, np.asarray(found[2]).T
+    by_user = history.shape[0] < history.shape[1]
+    gram = (history @ history.T if by_user else history.T @ history).toarray()
+    squares, vectors = linalg.eigh(gram, subset_by_index=[size - rank, size - 1])
+    squares = np.maximum(squares, 0.0)
+    if not by_user:
+        return squares, vectors
+    lengths = np.sqrt(squares)
+    return squares, (history.T @ vectors) / np.where(lengths > 1e-6 * lengths[-1], lengths, np.inf)
+
+
+def _eigen(weighed: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues `[r]`, largest in magnitude, and eigenvectors `[I, r]` of W^T W without its diagonal."""
+    from scipy import linalg, sparse
+    from scipy.sparse.linalg import ArpackError, aslinearoperator, eigsh
+
+    size = weighed.shape[1]
+    own = np.asarray(weighed.multiply(weighed).sum(axis=0))
+    if size <= _MOST_DENSE or rank >= size:
+        values, vectors = linalg.eigh((weighed.T @ weighed).toarray() - np.diag(own))
+        kept = np.argsort(-np.abs(values), kind="stable")[:rank]
+        return values[kept], vectors[:, kept]
+    go: Any = aslinearoperator(weighed)
+    stay: Any = aslinearoperator(sparse.diags_array(own))
+    try:
+        found = eigsh(go.H @ go - stay, k=rank, v0=np.ones(size))
+    except ArpackError as error:
+        raise ValueError(f"The walks' eigenvectors were not found ({error}): lower --walk_rank.") from None
+    return np.asarray(found[0]), np.asarray(found[1])
+
+
+def beside(
+    users: Float[Array, "users d"],
+    items: Float[Array, "items d"],
+    linear: Mapping[str, LinearScores],
+    weights: Mapping[str, float],
+) -> tuple[Float[Array, "users e"], Float[Array, "items e"]]:
+    """Vectors whose inner products are those of `users` and `items` and the linear models' scores together.
+
+    Args:
+      users: `[U, D]` user vectors.
+      items: `[I, D]` item vectors.
+      linear: models by name; none changes nothing.
+      weights: by name, of a standard deviation of a model's scores, in cosines: with unit item vectors it is times the
+        length of the user's vector.
+
+    Returns:
+      `[U, D + r]` and `[I, D + r]`, r the columns of all models in the order of their names.
+    """
+    if not linear:
+        return users, items
+    names = sorted(linear)
+    lengths = jnp.linalg.norm(users, axis=1, keepdims=True)
+    return (
+        jnp.concatenate([users, *(weights[name] * lengths * linear[name].users for name in names)], axis=1),
+        jnp.concatenate([items, *(linear[name].items for name in names)], axis=1),
+    )

@@ -1,0 +1,179 @@
+"""Linear models: EASE and walks in factors, and their place beside the vectors that scores are made of."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from slif_jax import linear
+from slif_jax.config import Config
+from slif_jax.data import Dataset
+from slif_jax.data.synthetic import synthetic
+from slif_jax.evaluate import evaluate_vectors, ranking_task
+from slif_jax.explain import explain, gather_evidence
+from slif_jax.linear import LinearScores, beside, fit_linear, fit_regression, fit_walks
+from slif_jax.noise import hold_out_items
+from slif_jax.recommend import load_trained
+from slif_jax.train import train_and_evaluate
+
+DATASET = hold_out_items(synthetic(num_users=70, num_items=50, seed=2), 0.1, 0)
+HISTORY = np.zeros((70, 50))
+HISTORY[tuple(DATASET.train.T)] = 1.0
+
+
+def ease(l2: float) -> np.ndarray:
+    """As Steck's paper has it, users weighed: a zero diagonal, from the inverse of the Gram matrix."""
+    count = np.maximum(HISTORY.sum(axis=1), 1.0) ** -1.0
+    inverse = np.linalg.inv((HISTORY.T * count / count.mean()) @ HISTORY + l2 * np.eye(50))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return HISTORY @ weights
+
+
+def test_at_full_rank_it_is_ease_for_what_a_user_does_not_have():
+    found = fit_regression(DATASET, rank=1000, l2=3.0, user_power=0.5)
+    scores, expected = np.asarray(found.users @ found.items.T), ease(3.0)
+    warm = HISTORY.any(axis=0)
+    for user in range(70):
+        unseen = warm & (HISTORY[user] == 0)
+        ratio = scores[user, unseen] @ expected[user, unseen] / (expected[user, unseen] @ expected[user, unseen])
+        assert ratio > 0
+        np.testing.assert_allclose(scores[user, unseen], ratio * expected[user, unseen], atol=2e-4)
+
+
+def test_scores_of_a_user_vary_by_one_and_cold_items_are_as_good_as_the_mean():
+    for rank in (5, 1000):
+        found = fit_regression(DATASET, rank=rank, l2=3.0, user_power=0.5)
+        assert found.users.shape == (70, min(rank, 50))
+        scores = np.asarray(found.users @ found.items.T)
+        np.testing.assert_allclose(scores.std(axis=1), 1.0, atol=1e-3)
+        warm = HISTORY.any(axis=0)
+        assert not warm.all()
+        means = scores[:, warm].mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(scores[:, ~warm], np.broadcast_to(means, (70, (~warm).sum())), atol=1e-3)
+
+
+def test_a_user_without_history_has_no_scores():
+    dataset = dataclasses.replace(DATASET, train=DATASET.train[DATASET.train[:, 0] != 4])
+    assert not np.asarray(fit_regression(dataset, rank=5, l2=3.0, user_power=0.5).users)[4].any()
+
+
+def test_the_truncated_factors_are_those_of_the_largest_singular_values():
+    few, all_ = (
+        fit_regression(DATASET, rank=12, l2=3.0, user_power=0.5),
+        fit_regression(DATASET, rank=1000, l2=3.0, user_power=0.5),
+    )
+    assert few.items.shape == (50, 12)
+    scores, expected = (np.asarray(x.users @ x.items.T) for x in (few, all_))
+    similar = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores, expected, strict=True)]
+    assert 0.7 < np.mean(similar) < 1.0
+
+
+@pytest.mark.parametrize("shape", [(70, 50), (40, 90)])
+def test_both_ways_to_the_factors_give_the_same_scores(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    dataset = synthetic(num_users=shape[0], num_items=shape[1], seed=5)
+    dense = fit_regression(dataset, rank=9, l2=3.0, user_power=0.5)
+    monkeypatch.setattr(linear, "_MOST_DENSE", 10)
+    sparse = fit_regression(dataset, rank=9, l2=3.0, user_power=0.5)
+    assert dense.items.shape == sparse.items.shape == (shape[1], 9)
+    np.testing.assert_allclose(dense.users @ dense.items.T, sparse.users @ sparse.items.T, atol=2e-4)
+
+
+def walks(dataset: Dataset = DATASET, **changed: Any) -> LinearScores:
+    settings: dict[str, Any] = {"rank": 12, "length": 3, "user_power": 0.7, "item_power": 0.3}
+    return fit_walks(dataset, **(settings | changed))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_at_full_rank_walks_are_powers_of_steps_that_leave_the_item(length: int):
+    found = walks(rank=1000, length=length)
+    of_users, of_items = (np.maximum(HISTORY.sum(axis=axis), 1.0) for axis in (1, 0))
+    steps = np.zeros((50, 50))
+    for mine, user in zip(HISTORY, of_users, strict=True):
+        taken = mine * of_items**-0.3
+        steps += np.outer(taken, taken) * user**-1.4
+    np.fill_diagonal(steps, 0.0)
+    expected = HISTORY @ np.linalg.matrix_power(steps, length)
+    warm = HISTORY.any(axis=0)
+    scores = np.asarray(found.users @ found.items.T)
+    for user in range(70):
+        ratio = scores[user, warm] @ expected[user, warm] / (expected[user, warm] @ expected[user, warm])
+        assert ratio > 0
+        np.testing.assert_allclose(scores[user, warm], ratio * expected[user, warm], atol=2e-4)
+    np.testing.assert_allclose(scores.std(axis=1), 1.0, atol=1e-3)
+
+
+def test_long_walks_go_where_most_go_whatever_a_user_has():
+    scores = np.asarray((lambda found: found.users @ found.items.T)(walks(length=40)))
+    assert np.corrcoef(scores).min() > 0.99
+
+
+def test_walks_of_many_items_are_found_without_writing_down_all_pairs(monkeypatch: pytest.MonkeyPatch):
+    dense = walks(rank=9)
+    monkeypatch.setattr(linear, "_MOST_DENSE", 10)
+    sparse = walks(rank=9)
+    assert sparse.items.shape == (50, 9)
+    np.testing.assert_allclose(dense.users @ dense.items.T, sparse.users @ sparse.items.T, atol=2e-4)
+
+
+def test_a_walk_from_nothing_has_no_scores():
+    dataset = dataclasses.replace(DATASET, train=DATASET.train[DATASET.train[:, 0] != 4])
+    assert not np.asarray(walks(dataset).users)[4].any()
+    alone = dataclasses.replace(DATASET, train=np.array([[0, 3], [1, 5]], dtype=DATASET.train.dtype))
+    assert not np.asarray(walks(alone).users).any()
+
+
+def test_what_is_fitted_is_what_has_weight():
+    both = Config(regression_weight=0.1, walk_weight=0.2)
+    assert set(fit_linear(DATASET, both)) == {"regression", "walks"}
+    assert not fit_linear(DATASET, Config())
+    assert not fit_linear(DATASET, dataclasses.replace(both, side_information=False))
+
+
+def test_a_history_of_few_items_leaves_the_other_columns_without_weight():
+    dataset = dataclasses.replace(DATASET, train=DATASET.train[DATASET.train[:, 1] < 6])
+    found = fit_regression(dataset, rank=30, l2=3.0, user_power=0.5)
+    assert np.isfinite(found.users).all()
+    assert np.isfinite(found.items).all()
+
+
+def test_scores_are_the_sum_of_both():
+    rng = np.random.default_rng(0)
+    users, items = (jnp.asarray(rng.normal(size=(n, 6)).astype(np.float32)) for n in (70, 50))
+    one, other = fit_regression(DATASET, rank=8, l2=3.0, user_power=0.5), walks(rank=5)
+    joined = beside(users, items, {"walks": other, "regression": one}, {"regression": 0.2, "walks": 0.1})
+    lengths = np.linalg.norm(users, axis=1, keepdims=True)
+    added = 0.2 * np.asarray(one.users @ one.items.T) + 0.1 * np.asarray(other.users @ other.items.T)
+    np.testing.assert_allclose(joined[0] @ joined[1].T, np.asarray(users @ items.T) + lengths * added, atol=1e-5)
+    assert beside(users, items, {}, {}) == (users, items)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
+    config = Config(
+        dataset="synthetic:users=60,items=40,seed=1",
+        width=8,
+        epochs=2,
+        correlation_start=1,
+        regression_weight=0.5,
+        regression_rank=10,
+        regression_l2=5.0,
+        walk_weight=0.3,
+        walk_rank=7,
+    )
+    result = train_and_evaluate(config, tmp_path / "with", progress="off")
+    trained = load_trained(tmp_path / "with")
+    found = evaluate_vectors(trained.encoded.ranked, ranking_task(trained.dataset, "test", config)).means()
+    assert result["test"]["recall@20"] == pytest.approx(found["recall@20"])
+    alone = evaluate_vectors(trained.encoded.final, ranking_task(trained.dataset, "test", config)).means()
+    assert found["ndcg@20"] != alone["ndcg@20"]
+    explained = explain(gather_evidence(trained), 3, 7)
+    scores = np.asarray(trained.encoded.ranked.items) @ np.asarray(trained.encoded.ranked.users)[3]
+    assert explained.score == pytest.approx(float(scores[7]), abs=1e-5)
+    assert sum(view.score for view in explained.views) == pytest.approx(explained.score, abs=1e-4)
+    assert [view.name for view in explained.views[-2:]] == ["regression", "walks"]
+    assert trained.encoded.ranked.items.shape == (40, 8 + 10 + 7)
+    assert not dataclasses.replace(config, side_information=False).linear_weights()
