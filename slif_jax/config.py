@@ -156,8 +156,8 @@ class Config:
         minimum=0.0,
     )
     regression_rank: int = _setting(256, "Singular vectors it is made of.", minimum=1)
-    regression_l2: float = _setting(100.0, "Its lambda; more for denser data.", above=0.0)
-    regression_user_power: float = _setting(0.5, "Users count by their interactions to minus twice this.", minimum=0.0)
+    regression_l2: float = _setting(200.0, "Its lambda; more for denser data.", above=0.0)
+    regression_user_power: float = _setting(0.0, "Users count by their interactions to minus twice this.", minimum=0.0)
     walk_weight: float = _setting(
         0.0,
         "Weight of walks from item to item over the interactions in the scores, as --regression_weight; 0: none. For "
@@ -167,7 +167,7 @@ class Config:
     walk_rank: int = _setting(32, "Eigenvectors they are made of.", minimum=1)
     walk_length: int = _setting(3, "Steps from item to item.", minimum=1)
     walk_user_power: float = _setting(0.7, "Users count by their interactions to minus twice this.", minimum=0.0)
-    walk_item_power: float = _setting(0.3, "Items count by their interactions to minus twice this.", minimum=0.0)
+    walk_item_power: float = _setting(0.3, "Items passed through likewise, first and last ones once.", minimum=0.0)
 
     # Losses
     loss: str = _setting(

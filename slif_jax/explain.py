@@ -78,7 +78,7 @@ class Triple(NamedTuple):
 
 
 class View(NamedTuple):
-    """A view of the item, 'collaborative' a source of side information, or a linear model."""
+    """A view of the item, 'collaborative', a source of side information, or a linear model."""
 
     name: str
     score: float

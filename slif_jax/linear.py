@@ -21,7 +21,7 @@ from slif_jax.data import Dataset
 from slif_jax.multihost import is_first
 
 _MOST_DENSE = 3000  # users or items, the fewer of them, for which all pairs are written down
-_LEAST_VARIANCE = 1e-9  # by the largest of a user; who has less has no scores
+_LEAST_VARIANCE = 1e-9  # by the largest of a user, and by the mean square of their own; who has less has no scores
 
 
 class LinearScores(NamedTuple):
@@ -55,11 +55,11 @@ def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float)
     """Predicts each item from the user's other items, by ridge regression on all training interactions.
 
     With X the users' training items, as zeros and ones, W = c D_u^-p X the same with users weighed by their numbers of
-    interactions, their squared weights 1 in the mean, and M = V diag(s^2 / (s^2 + l2)) V^T from the singular values s
-    and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items that the user does not
-    have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that EASE asks for only changes
-    items that the user has, whose scores here are high and mean nothing. An item without training interactions scores
-    as the mean of the others.
+    interactions, the squared weights of those who have any 1 in the mean, and M = V diag(s^2 / (s^2 + l2)) V^T from the
+    singular values s and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items that the
+    user does not have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that EASE asks
+    for only changes items that the user has, whose scores here are high and mean nothing. An item without training
+    interactions scores as the mean of the others.
 
     Args:
       dataset: loaded data.
@@ -80,20 +80,24 @@ def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float)
 
     history = _history(dataset)
     rank = min(rank, *history.shape)
-    of_users = np.maximum(np.asarray(history.sum(axis=1)), 1.0) ** -user_power
-    weighed = sparse.diags_array(of_users / np.sqrt(np.mean(of_users**2))) @ history
+    per_user = np.asarray(history.sum(axis=1))
+    weights = np.maximum(per_user, 1.0) ** -user_power
+    some = per_user > 0
+    weighed = sparse.diags_array(weights / np.sqrt(np.mean(weights[some] ** 2) if some.any() else 1.0)) @ history
     squares, v = _of_first(lambda: _singular(weighed, rank), (rank, (dataset.num_items, rank)))
     gain = squares / (squares + l2)
     left_out = 1.0 - np.sum(v * gain * v, axis=1)
-    return _scores(history @ v * gain, v / np.maximum(left_out, 1e-6)[:, None], dataset)
+    starts = history @ v
+    starts *= gain
+    return _scores(starts, v / np.maximum(left_out, 1e-6)[:, None], dataset)
 
 
 def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, item_power: float) -> LinearScores:
     """Walks from the user's items to others that users took with them, `length` times on, as factors.
 
     With X the users' training items and P = D_i^-b X^T D_u^-2a X D_i^-b, its diagonal set to zero (a step leaves the
-    item it stands on), the scores are X P^length, of which the `rank` eigenvectors of P largest in magnitude are kept:
-    a low pass, which keeps what whole neighbourhoods take. Powers below 1/2 for items leave much-taken items ahead of
+    item it stands on), the scores are X P^length, of which the `rank` eigenvectors of P whose eigenvalues are largest
+    in magnitude are kept: what whole neighbourhoods take. Powers below 1/2 for items leave much-taken items ahead of
     others. An item without training interactions scores as the mean of the others.
 
     Args:
@@ -110,17 +114,19 @@ def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, it
       ValueError: if the eigenvectors cannot be found.
 
     Reference: walks with powers of popularity as in Paudel et al., "Updatable, Accurate, Diverse, and Scalable
-    Recommendations for Interactive Applications", TiiS 2017 (RP3beta); the low pass of a normalised item-item graph as
-    in Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021 (GF-CF), section 4.
+    Recommendations for Interactive Applications", TiiS 2017 (RP3beta); few eigenvectors of a normalised item-item
+    graph as in Shen et al., "How Powerful is Graph Convolution for Recommendation?", CIKM 2021 (GF-CF), section 4.
     """
     from scipy import sparse
 
     history = _history(dataset)
-    of_users, of_items = (np.maximum(np.asarray(history.sum(axis=axis)), 1.0) for axis in (1, 0))
-    weighed = sparse.diags_array(of_users**-user_power) @ history @ sparse.diags_array(of_items**-item_power)
+    per_user, per_item = (np.maximum(np.asarray(history.sum(axis=axis)), 1.0) for axis in (1, 0))
+    weighed = sparse.diags_array(per_user**-user_power) @ history @ sparse.diags_array(per_item**-item_power)
     rank = min(rank, dataset.num_items)
     values, v = _of_first(lambda: _eigen(weighed, rank), (rank, (dataset.num_items, rank)))
-    return _scores(history @ v * (values / max(np.abs(values).max(), 1e-30)) ** length, v, dataset)
+    starts = history @ v
+    starts *= (values / max(np.abs(values).max(), 1e-30)) ** length
+    return _scores(starts, v, dataset)
 
 
 def _history(dataset: Dataset) -> Any:
@@ -132,13 +138,14 @@ def _history(dataset: Dataset) -> Any:
 
 
 def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset) -> LinearScores:
-    """Scores `starts @ ends.T`; of standard deviation 1 for each user, with cold items at the mean."""
+    """Scores `starts @ ends.T`, of standard deviation 1 for each user, cold items at the mean; `starts` is used up."""
     warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
-    ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0))
+    ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0) if warm.any() else 0.0)
     mean, second = ends.mean(axis=0), ends.T @ ends / len(ends)
-    variance = np.einsum("ur,ur->u", starts @ second, starts) - (starts @ mean) ** 2
-    some = variance > _LEAST_VARIANCE * variance.max(initial=0.0)
-    starts = starts * np.where(some, 1.0 / np.sqrt(np.where(some, variance, 1.0)), 0.0)[:, None]
+    square = np.einsum("ur,ur->u", starts @ second, starts)
+    variance = square - (starts @ mean) ** 2
+    some = variance > _LEAST_VARIANCE * np.maximum(square, variance.max(initial=0.0))
+    starts *= np.where(some, 1.0 / np.sqrt(np.where(some, variance, 1.0)), 0.0)[:, None]
     return LinearScores(*(jnp.asarray(x.astype(np.float32)) for x in (starts, ends)))
 
 
@@ -184,15 +191,16 @@ def _eigen(weighed: Any, rank: int) -> tuple[np.ndarray, np.ndarray]:
     from scipy.sparse.linalg import ArpackError, aslinearoperator, eigsh
 
     size = weighed.shape[1]
-    own = np.asarray(weighed.multiply(weighed).sum(axis=0))
-    if size <= _MOST_DENSE or rank >= size:
-        values, vectors = linalg.eigh((weighed.T @ weighed).toarray() - np.diag(own))
+    diagonal = np.asarray(weighed.multiply(weighed).sum(axis=0))
+    if np.diff(weighed.tocsr().indptr).max(initial=0) < 2:  # from nowhere a step leads on
+        return np.zeros(rank), np.zeros((size, rank))
+    if 4 * rank > size:
+        values, vectors = linalg.eigh((weighed.T @ weighed).toarray() - np.diag(diagonal))
         kept = np.argsort(-np.abs(values), kind="stable")[:rank]
         return values[kept], vectors[:, kept]
-    go: Any = aslinearoperator(weighed)
-    stay: Any = aslinearoperator(sparse.diags_array(own))
+    half: Any = aslinearoperator(weighed)
     try:
-        found = eigsh(go.H @ go - stay, k=rank, v0=np.ones(size))
+        found = eigsh(half.H @ half - aslinearoperator(sparse.diags_array(diagonal)), k=rank, v0=np.ones(size))
     except ArpackError as error:
         raise ValueError(f"The walks' eigenvectors were not found ({error}): lower --walk_rank.") from None
     return np.asarray(found[0]), np.asarray(found[1])

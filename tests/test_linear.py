@@ -26,7 +26,7 @@ HISTORY[tuple(DATASET.train.T)] = 1.0
 
 def ease(l2: float) -> np.ndarray:
     """As Steck's paper has it, users weighed: a zero diagonal, from the inverse of the Gram matrix."""
-    count = np.maximum(HISTORY.sum(axis=1), 1.0) ** -1.0
+    count = 1.0 / HISTORY.sum(axis=1)
     inverse = np.linalg.inv((HISTORY.T * count / count.mean()) @ HISTORY + l2 * np.eye(50))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
@@ -90,6 +90,7 @@ def walks(dataset: Dataset = DATASET, **changed: Any) -> LinearScores:
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_at_full_rank_walks_are_powers_of_steps_that_leave_the_item(length: int):
     found = walks(rank=1000, length=length)
+    assert found.users.shape == (70, 50)
     of_users, of_items = (np.maximum(HISTORY.sum(axis=axis), 1.0) for axis in (1, 0))
     steps = np.zeros((50, 50))
     for mine, user in zip(HISTORY, of_users, strict=True):
@@ -111,12 +112,16 @@ def test_long_walks_go_where_most_go_whatever_a_user_has():
     assert np.corrcoef(scores).min() > 0.99
 
 
-def test_walks_of_many_items_are_found_without_writing_down_all_pairs(monkeypatch: pytest.MonkeyPatch):
-    dense = walks(rank=9)
-    monkeypatch.setattr(linear, "_MOST_DENSE", 10)
-    sparse = walks(rank=9)
-    assert sparse.items.shape == (50, 9)
-    np.testing.assert_allclose(dense.users @ dense.items.T, sparse.users @ sparse.items.T, atol=2e-4)
+def test_few_columns_of_walks_are_the_eigenvectors_of_largest_eigenvalues():
+    few, all_ = walks(rank=9), walks(rank=50)  # found one by one, and with all pairs written down
+    assert few.items.shape == (50, 9)
+    warm = HISTORY.any(axis=0)
+    vectors, scores = (np.asarray(x) for x in (all_.items, few.users @ few.items.T))
+    lengths = np.linalg.norm(np.asarray(all_.users), axis=0)
+    kept = np.argsort(-lengths)[:9]
+    expected = np.asarray(all_.users)[:, kept] @ vectors[:, kept].T
+    for user in range(70):
+        assert np.corrcoef(scores[user, warm], expected[user, warm])[0, 1] > 0.99
 
 
 def test_a_walk_from_nothing_has_no_scores():
@@ -130,7 +135,28 @@ def test_what_is_fitted_is_what_has_weight():
     both = Config(regression_weight=0.1, walk_weight=0.2)
     assert set(fit_linear(DATASET, both)) == {"regression", "walks"}
     assert not fit_linear(DATASET, Config())
+    set_ = Config(walk_weight=0.1, walk_rank=4, walk_length=2, walk_user_power=0.1, walk_item_power=0.9)
+    expected = fit_walks(DATASET, rank=4, length=2, user_power=0.1, item_power=0.9)
+    np.testing.assert_array_equal(fit_linear(DATASET, set_)["walks"].users, expected.users)
+    set_ = Config(regression_weight=0.1, regression_rank=4, regression_l2=7.0, regression_user_power=0.4)
+    expected = fit_regression(DATASET, rank=4, l2=7.0, user_power=0.4)
+    np.testing.assert_array_equal(fit_linear(DATASET, set_)["regression"].users, expected.users)
     assert not fit_linear(DATASET, dataclasses.replace(both, side_information=False))
+
+
+def test_users_without_history_change_nothing():
+    more = dataclasses.replace(DATASET, num_users=170, user_ids=np.array([f"u{i}" for i in range(170)]))
+    for fit in (walks, lambda dataset: fit_regression(dataset, rank=9, l2=3.0, user_power=0.5)):
+        one, other = fit(DATASET), fit(more)
+        np.testing.assert_allclose(one.users @ one.items.T, other.users[:70] @ other.items.T, atol=1e-3)
+        assert not np.asarray(other.users[70:]).any()
+
+
+def test_where_all_items_tie_there_are_no_scores():
+    everything = np.argwhere(np.ones((70, 50))).astype(DATASET.train.dtype)
+    dataset = dataclasses.replace(DATASET, train=everything)
+    assert not np.asarray(walks(dataset, rank=50).users).any()
+    assert not np.asarray(walks(dataset, rank=1).users).any()
 
 
 def test_a_history_of_few_items_leaves_the_other_columns_without_weight():

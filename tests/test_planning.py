@@ -303,9 +303,12 @@ def test_obstacles_beside_memory_are_told():
 
 
 def test_what_a_host_builds_before_it_deals_it_out():
-    one = sum(device_bytes(SIZES, FULL)[name] for name in (*TABLES, "self-loop", "graphs", "linear models"))
-    assert plan(SIZES, FULL, {"data": 4}, MACHINE).host_bytes == one
-    assert plan(SIZES, FULL, {}, MACHINE).host_bytes == 0
+    config = dataclasses.replace(FULL, walk_weight=0.1, walk_rank=5, regression_weight=0.1, regression_rank=7)
+    parts = device_bytes(SIZES, config)
+    assert parts["linear models"] == 4 * (8000 + 4000) * (5 + 7)
+    one = sum(parts[name] for name in (*TABLES, "self-loop", "graphs"))
+    assert plan(SIZES, config, {"data": 4}, MACHINE).host_bytes == one + 4 * parts["linear models"]
+    assert plan(SIZES, config, {}, MACHINE).host_bytes == 0
 
 
 def test_the_table_has_all_rates():

@@ -78,8 +78,8 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
 def host_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     """Bytes that a process has in its host's memory before it deals them out to several devices.
 
-    These are the whole graphs and the first state, without what is taken for a while to sort edges. Features are read
-    by rows.
+    These are the whole graphs, the linear models, in double precision while they are fitted, and the first state,
+    without what is taken for a while to sort edges. Features are read by rows.
 
     Args:
       sizes: of the data.
@@ -90,7 +90,7 @@ def host_bytes(sizes: Sizes, config: Config, devices: int) -> int:
       Bytes; 0 for one device.
     """
     whole = device_bytes(sizes, config)
-    return sum(whole[name] for name in _BUILT_WHOLE) if devices > 1 else 0
+    return sum(whole[name] for name in _BUILT_WHOLE) + 3 * whole["linear models"] if devices > 1 else 0
 
 
 def edges_each(count: int, devices: int) -> int:

@@ -124,10 +124,9 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
         without[f"no {name}"] = {"modalities": left or ("none",)}
     if config.consistency and (modalities or uses_knowledge(dataset, config)):
         without["no consistency"] = {"consistency": False}
-    if config.regression_weight > 0 and config.side_information:
-        without["no regression"] = {"regression_weight": 0.0}
-    if config.walk_weight > 0 and config.side_information:
-        without["no walks"] = {"walk_weight": 0.0}
+    for name, weight in (("regression", "regression_weight"), ("walks", "walk_weight")):
+        if name in config.linear_weights():
+            without[f"no {name}"] = {weight: 0.0}
     if config.side_information:
         without["no side information (LightGCN)"] = {"side_information": False}
         if config.loss != "bpr":
