@@ -6,7 +6,7 @@ of what a user has; they pay where histories are short. Scores of both are inner
 ranked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -149,7 +149,7 @@ def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset) -> LinearSco
     return LinearScores(*(jnp.asarray(x.astype(np.float32)) for x in (starts, ends)))
 
 
-def _of_first(find: Any, shapes: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+def _of_first(find: Callable[[], tuple[np.ndarray, ...]], shapes: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
     """What `find` returns, arrays of `shapes`, found by process 0.
 
     Vectors are not unique: signs, and bases of equal values, depend on the machine, and rows of users and items of
