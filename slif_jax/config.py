@@ -148,7 +148,7 @@ class Config:
     )
     learn_feature_correlation: bool = _setting(False, "Learn beta per modality, starting from --feature_correlation.")
 
-    # Linear models of the interactions, beside the vectors
+    # Linear models of the interactions, and of features, beside the vectors
     regression_weight: float = _setting(
         0.0,
         "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth, "
@@ -168,6 +168,13 @@ class Config:
     walk_length: int = _setting(3, "Steps from item to item.", minimum=1)
     walk_user_power: float = _setting(0.7, "Users count by their interactions to minus twice this.", minimum=0.0)
     walk_item_power: float = _setting(0.3, "Items passed through likewise, first and last ones once.", minimum=0.0)
+    content_weight: float = _setting(
+        0.0,
+        "Weight of the likeness to the user's items in the raw features of all modalities in the scores, as "
+        "--regression_weight; 0: none. For features that say what an item is, such as texts.",
+        minimum=0.0,
+    )
+    content_rank: int = _setting(128, "Principal columns of the features it is made of.", minimum=1)
 
     # Losses
     loss: str = _setting(
@@ -269,7 +276,11 @@ class Config:
 
     def linear_weights(self) -> dict[str, float]:
         """Weights of the linear models that scores have a part of, by name."""
-        weights = {"regression": self.regression_weight, "walks": self.walk_weight}
+        weights = {
+            "content": self.content_weight,
+            "regression": self.regression_weight,
+            "walks": self.walk_weight,
+        }
         return {name: weight for name, weight in weights.items() if weight > 0 and self.side_information}
 
     def to_dict(self) -> dict[str, Any]:

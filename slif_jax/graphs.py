@@ -147,7 +147,7 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
         features=feature_graphs(dataset, modalities, k, missing=config.missing_features, mesh=mesh),
         cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=k, mesh=mesh),
         warm=jnp.asarray(item_degree > 0),
-        linear=fit_linear(dataset, config),
+        linear=fit_linear(dataset, config, modalities),
     )
 
 

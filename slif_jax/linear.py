@@ -2,8 +2,8 @@
 
 They know what vectors learned by contrast smooth over. Item-item regression: which pairs of items go together for no
 other reason than that users took both; it pays where histories are long. Walks: what is much taken in the neighbourhood
-of what a user has; they pay where histories are short. Scores of both are inner products, and stand beside Z in what is
-ranked.
+of what a user has; they pay where histories are short. Content: what is like the user's items in its raw features, even
+if nobody has taken it yet. Scores of all are inner products, and stand beside Z in what is ranked.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +17,11 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from slif_jax.config import Config
-from slif_jax.data import Dataset
+from slif_jax.data import Dataset, FilledRows
 from slif_jax.multihost import is_first
 
 _MOST_DENSE = 3000  # users or items, the fewer of them, for which all pairs are written down
+_ROWS_AT_ONCE = 4096  # of features
 _LEAST_VARIANCE = 1e-9  # by the largest of a user, and by the mean square of their own; who has less has no scores
 
 
@@ -31,9 +32,13 @@ class LinearScores(NamedTuple):
     items: Float[Array, "items r"]
 
 
-def fit_linear(dataset: Dataset, config: Config) -> dict[str, LinearScores]:
-    """The linear models that `config` asks for, by their names in `Config.linear_weights`."""
+def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) -> dict[str, LinearScores]:
+    """The linear models that `config` asks for, by their names in `Config.linear_weights`.
+
+    `modalities` are those that are used; without any there is no model of the content.
+    """
     models = {
+        "content": lambda: fit_content(dataset, modalities, rank=config.content_rank),
         "regression": lambda: fit_regression(
             dataset,
             rank=config.regression_rank,
@@ -48,7 +53,7 @@ def fit_linear(dataset: Dataset, config: Config) -> dict[str, LinearScores]:
             item_power=config.walk_item_power,
         ),
     }
-    return {name: models[name]() for name in config.linear_weights()}
+    return {name: models[name]() for name in config.linear_weights() if name != "content" or modalities}
 
 
 def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float) -> LinearScores:
@@ -129,6 +134,63 @@ def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, it
     return _scores(starts, v, dataset)
 
 
+def fit_content(dataset: Dataset, modalities: tuple[str, ...], *, rank: int) -> LinearScores:
+    """Likeness to the user's training items in their raw features, as factors.
+
+    With c_m the features of a modality less their mean, each item's at unit length and zeros where an item lacks it,
+    the score of item j is the sum of the cosines c_mi . c_mj over the user's items i and all modalities; of all their
+    columns together the `rank` principal ones are kept. It does not count who took item j: items without training
+    interactions have scores like any others.
+
+    Args:
+      dataset: loaded data.
+      modalities: those to use, at least one.
+      rank: principal columns; as many as there are, at most.
+
+    Returns:
+      `LinearScores` on the default device.
+
+    Reference: profiles of items' features as in Pazzani and Billsus, "Content-Based Recommendation Systems", 2007, with
+    dense features in the place of words.
+    """
+    from scipy import linalg
+
+    centred = [_Centred(dataset, name) for name in modalities]
+    blocks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, dataset.num_items, _ROWS_AT_ONCE)]
+    width = sum(rows.width for rows in centred)
+    rank = min(rank, width)
+
+    def principal() -> tuple[np.ndarray]:
+        gram = np.zeros((width, width))
+        for block in blocks:
+            rows = np.concatenate([rows[block] for rows in centred], axis=1)
+            gram += rows.T @ rows
+        return (linalg.eigh(gram, subset_by_index=[width - rank, width - 1])[1],)
+
+    (directions,) = _of_first(principal, ((width, rank),))
+    items = np.concatenate([np.concatenate([rows[block] for rows in centred], axis=1) @ directions for block in blocks])
+    return _scores(_history(dataset) @ items, items, dataset, cold_at_mean=False)
+
+
+class _Centred:
+    """`[I, d]` float64: a modality's features less their mean, at unit length; zeros where an item lacks it."""
+
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        modality = dataset.features[name]
+        self._present = np.asarray(modality.present)
+        self._rows = FilledRows(modality)
+        self.width = modality.values.shape[1]
+        total = np.zeros(self.width)
+        for start in range(0, dataset.num_items, _ROWS_AT_ONCE):
+            total += self._rows[start : start + _ROWS_AT_ONCE].sum(axis=0, dtype=np.float64)
+        self._mean = total / max(1, np.count_nonzero(self._present))
+
+    def __getitem__(self, block: slice) -> np.ndarray:
+        rows = np.where(self._present[block, None], self._rows[block] - self._mean, 0.0)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / np.where(lengths > 0, lengths, 1.0)
+
+
 def _history(dataset: Dataset) -> Any:
     """Training items of every user, as a sparse matrix of ones `[U, I]`."""
     from scipy import sparse
@@ -137,10 +199,11 @@ def _history(dataset: Dataset) -> Any:
     return sparse.csr_array((np.ones(len(users)), (users, items)), shape=(dataset.num_users, dataset.num_items))
 
 
-def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset) -> LinearScores:
-    """Scores `starts @ ends.T`, of standard deviation 1 for each user, cold items at the mean; `starts` is used up."""
-    warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
-    ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0) if warm.any() else 0.0)
+def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset, *, cold_at_mean: bool = True) -> LinearScores:
+    """Scores `starts @ ends.T`, of standard deviation 1 for each user; `starts` is used up."""
+    if cold_at_mean:
+        warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
+        ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0) if warm.any() else 0.0)
     mean, second = ends.mean(axis=0), ends.T @ ends / len(ends)
     square = np.einsum("ur,ur->u", starts @ second, starts)
     variance = square - (starts @ mean) ** 2

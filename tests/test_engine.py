@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cold items": {"interaction_layers": 1, "correlation_mutual": True, "correlation_warm_up": "features"},
     "LightGCN": {"side_information": False},
     "blocks": {"gather_blocks": 4, "learn_feature_correlation": True, "regression_weight": 0.1, "regression_rank": 7}
-    | {"walk_weight": 0.1, "walk_rank": 5},
+    | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3},
 }
 
 

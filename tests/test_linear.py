@@ -1,4 +1,4 @@
-"""Linear models: EASE and walks in factors, and their place beside the vectors that scores are made of."""
+"""Linear models: EASE, walks and content in factors, and their place beside the vectors that scores are made of."""
 
 import dataclasses
 from pathlib import Path
@@ -10,11 +10,11 @@ import pytest
 
 from slif_jax import linear
 from slif_jax.config import Config
-from slif_jax.data import Dataset
+from slif_jax.data import Dataset, Modality
 from slif_jax.data.synthetic import synthetic
 from slif_jax.evaluate import evaluate_vectors, ranking_task
 from slif_jax.explain import explain, gather_evidence
-from slif_jax.linear import LinearScores, beside, fit_linear, fit_regression, fit_walks
+from slif_jax.linear import LinearScores, beside, fit_content, fit_linear, fit_regression, fit_walks
 from slif_jax.noise import hold_out_items
 from slif_jax.recommend import load_trained
 from slif_jax.train import train_and_evaluate
@@ -131,17 +131,63 @@ def test_a_walk_from_nothing_has_no_scores():
     assert not np.asarray(walks(alone).users).any()
 
 
+def content_scores(features: dict[str, Modality]) -> np.ndarray:
+    """Item by item, the sum over modalities of the cosines of what is known of them, for each user's items."""
+    likeness = np.zeros((50, 50))
+    for modality in features.values():
+        known = np.asarray(modality.values, np.float64)[modality.present]
+        rows = np.zeros((50, known.shape[1]))
+        rows[modality.present] = known - known.mean(axis=0)
+        lengths = np.linalg.norm(rows, axis=1)
+        rows[lengths > 0] /= lengths[lengths > 0, None]
+        likeness += rows @ rows.T
+    return HISTORY @ likeness
+
+
+@pytest.mark.parametrize("rows_at_once", [4096, 7])
+def test_content_is_the_likeness_to_what_a_user_has(rows_at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linear, "_ROWS_AT_ONCE", rows_at_once)
+    assert len(DATASET.features) > 1
+    name, other = DATASET.features
+    present = np.arange(50) % 5 > 0
+    values = np.where(present[:, None], np.asarray(DATASET.features[name].values), np.nan)
+    features = {name: Modality(values, present), other: DATASET.features[other]}
+    dataset = dataclasses.replace(DATASET, features=features)
+    found = fit_content(dataset, tuple(features), rank=1000)
+    scores, expected = np.asarray(found.users @ found.items.T), content_scores(features)
+    assert not HISTORY.any(axis=0).all()  # cold items have scores of their own
+    for user in range(70):
+        np.testing.assert_allclose(scores[user], expected[user] / expected[user].std(), atol=2e-4)
+    alone = fit_content(dataset, (other,), rank=1000)
+    assert alone.items.shape == (50, features[other].values.shape[1])
+    assert np.abs(alone.users @ alone.items.T - scores).max() > 0.1
+
+
+def test_few_columns_of_content_are_the_principal_ones():
+    names = tuple(DATASET.features)
+    few, all_ = (fit_content(DATASET, names, rank=rank) for rank in (6, 1000))
+    assert few.items.shape == (50, 6)
+    expected = np.linalg.svd(np.asarray(all_.items, np.float64), compute_uv=False)
+    np.testing.assert_allclose(np.linalg.svd(np.asarray(few.items), compute_uv=False), expected[:6], rtol=1e-4)
+
+
 def test_what_is_fitted_is_what_has_weight():
+    def fitted(config: Config, modalities: tuple[str, ...] = ()) -> dict[str, LinearScores]:
+        return fit_linear(DATASET, config, modalities)
+
     both = Config(regression_weight=0.1, walk_weight=0.2)
-    assert set(fit_linear(DATASET, both)) == {"regression", "walks"}
-    assert not fit_linear(DATASET, Config())
+    assert set(fitted(both)) == {"regression", "walks"}
+    assert not fitted(Config())
+    content = Config(content_weight=0.1, content_rank=3)
+    assert not fitted(content)
+    assert fitted(content, tuple(DATASET.features))["content"].items.shape == (50, 3)
     set_ = Config(walk_weight=0.1, walk_rank=4, walk_length=2, walk_user_power=0.1, walk_item_power=0.9)
     expected = fit_walks(DATASET, rank=4, length=2, user_power=0.1, item_power=0.9)
-    np.testing.assert_array_equal(fit_linear(DATASET, set_)["walks"].users, expected.users)
+    np.testing.assert_array_equal(fitted(set_)["walks"].users, expected.users)
     set_ = Config(regression_weight=0.1, regression_rank=4, regression_l2=7.0, regression_user_power=0.4)
     expected = fit_regression(DATASET, rank=4, l2=7.0, user_power=0.4)
-    np.testing.assert_array_equal(fit_linear(DATASET, set_)["regression"].users, expected.users)
-    assert not fit_linear(DATASET, dataclasses.replace(both, side_information=False))
+    np.testing.assert_array_equal(fitted(set_)["regression"].users, expected.users)
+    assert not fitted(dataclasses.replace(both, side_information=False))
 
 
 def test_users_without_history_change_nothing():
@@ -189,6 +235,8 @@ def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
         regression_l2=5.0,
         walk_weight=0.3,
         walk_rank=7,
+        content_weight=0.2,
+        content_rank=4,
     )
     result = train_and_evaluate(config, tmp_path / "with", progress="off")
     trained = load_trained(tmp_path / "with")
@@ -200,6 +248,6 @@ def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
     scores = np.asarray(trained.encoded.ranked.items) @ np.asarray(trained.encoded.ranked.users)[3]
     assert explained.score == pytest.approx(float(scores[7]), abs=1e-5)
     assert sum(view.score for view in explained.views) == pytest.approx(explained.score, abs=1e-4)
-    assert [view.name for view in explained.views[-2:]] == ["regression", "walks"]
-    assert trained.encoded.ranked.items.shape == (40, 8 + 10 + 7)
+    assert [view.name for view in explained.views[-3:]] == ["content", "regression", "walks"]
+    assert trained.encoded.ranked.items.shape == (40, 8 + 10 + 7 + 4)
     assert not dataclasses.replace(config, side_information=False).linear_weights()

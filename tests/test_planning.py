@@ -303,9 +303,10 @@ def test_obstacles_beside_memory_are_told():
 
 
 def test_what_a_host_builds_before_it_deals_it_out():
-    config = dataclasses.replace(FULL, walk_weight=0.1, walk_rank=5, regression_weight=0.1, regression_rank=7)
+    linear = {"walk_weight": 0.1, "walk_rank": 5, "regression_weight": 0.1, "regression_rank": 7}
+    config = dataclasses.replace(FULL, content_weight=0.1, content_rank=3, **linear)
     parts = device_bytes(SIZES, config)
-    assert parts["linear models"] == 4 * (8000 + 4000) * (5 + 7)
+    assert parts["linear models"] == 4 * (8000 + 4000) * (5 + 7 + 3)
     one = sum(parts[name] for name in (*TABLES, "self-loop", "graphs"))
     assert plan(SIZES, config, {"data": 4}, MACHINE).host_bytes == one + 4 * parts["linear models"]
     assert plan(SIZES, config, {}, MACHINE).host_bytes == 0

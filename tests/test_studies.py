@@ -139,11 +139,13 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
     ]
     assert by_label["no text"].modalities == ("visual",)
     assert {arm.reference for arm in plan.arms[1:]} == {"full"}
-    linear = studies.ablation(dataclasses.replace(CONFIG, regression_weight=0.1, walk_weight=0.2), dataset, seeds=(0,))
-    configs = {arm.label: arm.config for arm in linear.arms}
-    assert configs["no regression"].linear_weights() == {"walks": 0.2}
-    assert configs["no walks"].linear_weights() == {"regression": 0.1}
+    weights = {"content": 0.3, "regression": 0.1, "walks": 0.2}
+    full = dataclasses.replace(CONFIG, regression_weight=0.1, walk_weight=0.2, content_weight=0.3)
+    configs = {arm.label: arm.config for arm in studies.ablation(full, dataset, seeds=(0,)).arms}
+    for name in weights:
+        assert configs[f"no {name}"].linear_weights() == {k: v for k, v in weights.items() if k != name}
     bare = dataclasses.replace(dataset, features={}, triples=dataset.triples[:0], num_relations=0)
+    assert "no content" not in {arm.label for arm in studies.ablation(full, bare, seeds=(0,)).arms}
     assert [arm.label for arm in studies.ablation(CONFIG, bare, seeds=(0,)).arms] == [
         "full",
         "no self-loop",

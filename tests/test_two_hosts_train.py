@@ -18,6 +18,8 @@ FLAGS = (
     "--regression_rank=6",
     "--walk_weight=0.1",
     "--walk_rank=5",
+    "--content_weight=0.1",
+    "--content_rank=4",
 )
 
 

@@ -30,6 +30,7 @@ def carried_bytes(config: Config) -> int:
 def linear_columns(sizes: Sizes, config: Config) -> int:
     """Columns that linear models add to the vectors that scores are made of."""
     columns = {
+        "content": min(config.content_rank, sum(sizes.used(config).modalities)),
         "regression": min(config.regression_rank, sizes.num_users, sizes.num_items),
         "walks": min(config.walk_rank, sizes.num_items),
     }

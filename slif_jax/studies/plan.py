@@ -124,8 +124,12 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
         without[f"no {name}"] = {"modalities": left or ("none",)}
     if config.consistency and (modalities or uses_knowledge(dataset, config)):
         without["no consistency"] = {"consistency": False}
-    for name, weight in (("regression", "regression_weight"), ("walks", "walk_weight")):
-        if name in config.linear_weights():
+    for name, weight in (
+        ("regression", "regression_weight"),
+        ("walks", "walk_weight"),
+        ("content", "content_weight"),
+    ):
+        if name in config.linear_weights() and (name != "content" or modalities):
             without[f"no {name}"] = {weight: 0.0}
     if config.side_information:
         without["no side information (LightGCN)"] = {"side_information": False}

@@ -59,6 +59,7 @@ SPACE: dict[str, Range] = {
     "regression_l2": Range(20.0, 2000.0, log=True),
     "walk_weight": Range(0.0, 0.1),
     "walk_length": Range(choices=(1, 2, 3, 4)),
+    "content_weight": Range(0.0, 0.1),
 }
 """What is searched, and where. A setting that has no effect under the other settings is left out."""
 
@@ -82,6 +83,7 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "regression_l2": "regression" in linear,
         "walk_weight": "walks" in linear,
         "walk_length": "walks" in linear,
+        "content_weight": "content" in linear and modalities,
     }
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 
