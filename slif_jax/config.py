@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slif_jax.data.raw import SPLIT_RULES
@@ -91,7 +91,9 @@ class Config:
         "others' features, 'zero', or a 'learned' vector.",
         choices=MISSING_POLICIES,
     )
-    consistency: bool = _setting(True, "Semantic consistency: contrast the views of an item, and of a user.")
+    consistency: bool = _setting(
+        True, "Semantic consistency: contrast the own embedding of items and users with their views."
+    )
     side_information: bool = _setting(
         True, "False turns off features, knowledge graph, consistency, self-loop and linear models: plain LightGCN."
     )
@@ -197,9 +199,16 @@ class Config:
         minimum=0.0,
         below=1.0,
     )
-    consistency_weight: float = _setting(0.01, "Weight lambda_c.", minimum=0.0)
-    consistency_temperature: float = _setting(0.2, "Temperature of the contrast between views.", minimum=1e-3)
-    consistency_batch: int = _setting(256, "Rows of a batch that take part in the contrast.", minimum=2)
+    consistency_weight: float = _setting(
+        0.03, "Weight lambda_c of the contrast with the views of modalities and knowledge, their mean.", minimum=0.0
+    )
+    collaborative_consistency_weight: float = _setting(
+        0.0,
+        "Weight of the contrast with the collaborative view; vectors spread out, for use beside --walk_weight.",
+        minimum=0.0,
+    )
+    consistency_temperature: float = _setting(0.2, "Temperature of both contrasts.", minimum=1e-3)
+    consistency_batch: int = _setting(256, "Rows of a batch that take part in them.", minimum=2)
     knowledge_weight: float = _setting(0.1, "Weight lambda_kg of the translation loss on triples.", minimum=0.0)
     knowledge_batch: int = _setting(2048, "Triples per step.", minimum=1)
     l2: float = _setting(1e-4, "Weight lambda_2 on the squared embeddings of a batch.", minimum=0.0)
@@ -273,6 +282,14 @@ class Config:
     def uses_correlation(self) -> bool:
         """Whether any graph receives the correlation graph."""
         return any(self.correlates(graph) for graph in GRAPH_NAMES)
+
+    def contrasted_views(self, sides: Sequence[str]) -> dict[str, float]:
+        """Weights of the views that consistency contrasts with own embeddings, by name; `sides` are those there are."""
+        if not (self.consistency and self.side_information):
+            return {}
+        weights = {name: self.consistency_weight / len(sides) for name in sides}
+        weights["collaborative"] = self.collaborative_consistency_weight
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
     def linear_weights(self) -> dict[str, float]:
         """Weights of the linear models that scores have a part of, by name."""

@@ -129,7 +129,7 @@ def mesh_program(
     """
     config = model.config
     sizes = {"batch_size": config.batch_size}
-    if config.consistency and (model.modalities or model.knowledge):
+    if config.contrasted_views(model.side_names):
         sizes["consistency_batch"] = min(config.consistency_batch, config.batch_size)
     if model.knowledge:
         sizes["knowledge_batch"] = config.knowledge_batch

@@ -180,6 +180,11 @@ def used_modalities(dataset: Dataset, config: Config) -> tuple[str, ...]:
     return tuple(sorted(set(config.modalities)))
 
 
+def side_views(dataset: Dataset, config: Config) -> tuple[str, ...]:
+    """The views that a model has beside the collaborative one: the modalities, then 'knowledge'."""
+    return (*used_modalities(dataset, config), *(("knowledge",) if uses_knowledge(dataset, config) else ()))
+
+
 def missing_features(dataset: Dataset, config: Config) -> dict[str, int]:
     """How many items lack each modality that `config` uses."""
     names = used_modalities(dataset, config)

@@ -1,7 +1,6 @@
 """One step, one epoch as a jitted scan over steps, and the step that closes the self-loop between two epochs."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from jaxtyping import Float, Int
 from slif_jax import correlation, losses, sampling
 from slif_jax.collectives import (
     Axis,
-    as_varying,
     complete_gradients,
     num_shards,
     own_share,
@@ -28,8 +26,9 @@ from slif_jax.collectives import (
     tree_norms,
 )
 from slif_jax.config import Config
+from slif_jax.consistency import consistency_loss
 from slif_jax.data import Dataset
-from slif_jax.graphs import Graphs, item_features
+from slif_jax.graphs import Graphs
 from slif_jax.model import Encoded, Params, SlifMr, Views
 from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
@@ -116,8 +115,8 @@ def loss_fn(
 
     parts = {"recommendation": mean(_recommendation_loss(users, positives, negatives, batch, model))}
     parts["consistency"] = jnp.zeros(())
-    if config.consistency and config.side_information and all_users.sides:
-        parts["consistency"] = config.consistency_weight * _consistency_loss(all_users, all_items, graphs, batch, model)
+    if config.contrasted_views(model.side_names):
+        parts["consistency"] = consistency_loss(params, all_users, all_items, graphs, batch, model)
     parts["knowledge"] = jnp.zeros(())
     if triples is not None:
         knowledge = _knowledge_loss(params, triples, model)
@@ -185,53 +184,6 @@ def _fuse_rows(model: SlifMr, params: Params, *tables: tuple[Views, list[_Wanted
         table = next(parts) if all_rows else None
         final.append([next(parts) if table is None else _take(table, w, axis) for w in wanted])
     return final
-
-
-@jax.named_scope("consistency")
-def _consistency_loss(all_users: Views, all_items: Views, graphs: Graphs, batch: Batch, model: SlifMr) -> Array:
-    """Mean over all pairs of views, the collaborative one among them, of the first items and users of the batch."""
-    config, axis = model.config, model.axis
-    rows = min(config.consistency_batch, batch.users.shape[0])
-    real = batch.weight[:rows] > 0
-    ids = batch.positives[:rows]
-    take = functools.partial(_take, axis=axis)
-    users = jax.tree.map(functools.partial(take, wanted=_Wanted(batch.users[:rows], True)), all_users)
-    items = jax.tree.map(functools.partial(take, wanted=_Wanted(ids, True)), all_items)
-    users, items = as_varying((users, items), axis)  # else the loop below would sum gradients for every pair
-    first_item, first_user = _first_of_each(ids, real), _first_of_each(batch.users[:rows], real)
-    has = {
-        name: take(item_features(graph).present.astype(jnp.float32), _Wanted(ids, True)) > 0
-        for name, graph in graphs.features.items()
-    }
-
-    def contrast(pair: tuple[Array, Array, Array]) -> Array:
-        anchors, others, mask = pair
-        anchors = own_share(anchors, axis)
-        values = losses.info_nce_loss(
-            anchors,
-            others,
-            mask=mask,
-            temperature=config.consistency_temperature,
-            first=shard_index(axis) * len(anchors),
-        )
-        return jnp.sum(values) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
-
-    anchors, others, masks = [], [], []
-    for views, first in ((users, first_user), (items, first_item)):
-        sides = {"collaborative": views.collaborative, **views.sides}
-        for a, b in itertools.combinations(sides, 2):
-            anchors.append(sides[a])
-            others.append(sides[b])
-            masks.append(first & has.get(a, first) & has.get(b, first) if views is items else first)
-    # A loop, not a batched product: compiled once for all pairs, and only one [rows, rows] array at a time.
-    values = jax.lax.map(contrast, (jnp.stack(anchors), jnp.stack(others), jnp.stack(masks)))
-    return total(jnp.mean(values), axis)
-
-
-def _first_of_each(ids: Array, real: Array) -> Array:
-    """Marks one row per distinct id, so that no row is its own negative."""
-    same = (ids[:, None] == ids[None, :]) & real[None, :]
-    return real & (jnp.argmax(same, axis=1) == jnp.arange(len(ids)))
 
 
 def _knowledge_loss(params: Params, triples: TripleBatch, model: SlifMr) -> Array:

@@ -42,6 +42,7 @@ SMALL = Config(
     knowledge_batch=64,
     consistency_batch=32,
     consistency_weight=0.1,
+    collaborative_consistency_weight=0.1,
     l2=1e-3,
     eval_block=32,
 )

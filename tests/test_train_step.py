@@ -26,6 +26,7 @@ TINY = Config(
     knowledge_batch=16,
     consistency_batch=8,
     consistency_weight=0.1,
+    collaborative_consistency_weight=0.1,
     correlation_start=1,
     parameter_momentum=0.15,
     l2=1e-2,

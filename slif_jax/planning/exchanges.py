@@ -64,9 +64,9 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]
         found.append(Exchange("loss", f"{name} of the batch", FLOAT * away * rows * d, 2 * arrays))
         if everywhere:
             found.append(Exchange("loss", "shared negatives", 2 * FLOAT * away * everywhere * d, arrays))
-    if config.consistency and views:
+    if contrasted := sizes.num_contrasted(config):
         rows = min(config.consistency_batch, batch)
-        found.append(Exchange("loss", "consistency", 2 * FLOAT * away * rows * d, 2 * (views + 1)))
+        found.append(Exchange("loss", "consistency", 2 * FLOAT * away * rows * d, 2 * (contrasted + 1)))
     if sizes.num_triples:
         found.append(Exchange("loss", "which triples", 3 * 2 * FLOAT * away * config.knowledge_batch))
         found.append(Exchange("loss", "triples", FLOAT * away * config.knowledge_batch * d, 6))

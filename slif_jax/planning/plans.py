@@ -220,7 +220,7 @@ def _obstacles(sizes: Sizes, config: Config, devices: int) -> list[str]:
                 f"The graph of {name} has {edges:,} edges: they are counted in int32, so {_MOST_EDGES:,} at most."
             )
     batches = {"batch_size": config.batch_size}
-    if config.consistency and sizes.num_views:
+    if sizes.num_contrasted(config):
         batches["consistency_batch"] = min(config.consistency_batch, config.batch_size)
     if sizes.num_triples:
         batches["knowledge_batch"] = config.knowledge_batch

@@ -59,6 +59,10 @@ class Sizes:
         """Views beside the collaborative one."""
         return len(self.modalities) + (self.num_triples > 0)
 
+    def num_contrasted(self, config: Config) -> int:
+        """Views that consistency contrasts with own embeddings."""
+        return len(config.contrasted_views([str(view) for view in range(self.num_views)]))
+
 
 def sizes_of(dataset: Dataset, config: Config) -> Sizes:
     """The counts of loaded data, less what `config` does not use.

@@ -176,14 +176,14 @@ def _loss(sizes: Sizes, config: Config, at: _Shapes, devices: int) -> Iterator[W
     if config.dropout:
         yield _pointwise("loss", "dropout", examples * d, passes=4, functions=2)
     yield _pointwise("loss", "lengths of the embeddings", tables * d, passes=3)
-    if config.consistency and views:
-        rows, pairs = min(config.consistency_batch, config.batch_size), 2 * math.comb(views + 1, 2)
+    if contrasted := sizes.num_contrasted(config):
+        rows, pairs = min(config.consistency_batch, config.batch_size), 2 * contrasted
         yield Work(
             "loss", "consistency", products=pairs * 6 * rows * rows * d / devices,
             functions=pairs * rows * rows / devices, streamed=pairs * FLOAT * rows * rows * 8 / devices,
-            scattered=4 * FLOAT * rows * d * (views + 1),
+            scattered=4 * FLOAT * rows * d * (contrasted + 1),
         )  # fmt: skip
-        yield _pointwise("loss", "gradients of the views", tables * (views + 1) * d, passes=2)
+        yield _pointwise("loss", "gradients of the views", tables * (contrasted + 1) * d, passes=2)
     if sizes.num_triples:
         yield Work("loss", "triples", scattered=2 * FLOAT * 4 * config.knowledge_batch * d)
         yield _pointwise("loss", "gradients of the entities", at.entities * d, passes=3)

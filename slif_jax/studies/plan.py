@@ -9,7 +9,7 @@ from typing import Any
 
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.graphs import used_modalities, uses_knowledge
+from slif_jax.graphs import side_views, used_modalities, uses_knowledge
 
 NOISE_KINDS = {
     "interactions": "interaction_noise",
@@ -122,7 +122,7 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
     for name in modalities:
         left = tuple(other for other in modalities if other != name)
         without[f"no {name}"] = {"modalities": left or ("none",)}
-    if config.consistency and (modalities or uses_knowledge(dataset, config)):
+    if config.contrasted_views(side_views(dataset, config)):
         without["no consistency"] = {"consistency": False}
     for name, weight in (
         ("regression", "regression_weight"),

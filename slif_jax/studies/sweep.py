@@ -12,7 +12,7 @@ import jax
 
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.graphs import used_modalities, uses_knowledge
+from slif_jax.graphs import side_views, used_modalities, uses_knowledge
 from slif_jax.plots import plot_study
 from slif_jax.prepare import load_dataset
 from slif_jax.studies.plan import Arm, default_metrics
@@ -53,6 +53,7 @@ SPACE: dict[str, Range] = {
     "correlation_neighbors": Range(choices=(5, 10, 15, 20)),
     "feature_neighbors": Range(choices=(5, 10, 15, 20)),
     "consistency_weight": Range(1e-3, 0.3, log=True),
+    "collaborative_consistency_weight": Range(1e-3, 0.5, log=True),
     "consistency_temperature": Range(0.05, 1.0, log=True),
     "knowledge_weight": Range(1e-2, 1.0, log=True),
     "regression_weight": Range(0.0, 0.2),
@@ -68,6 +69,7 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
     """The settings of `SPACE` that count for a configuration and its data."""
     modalities, knowledge = bool(used_modalities(dataset, config)), uses_knowledge(dataset, config)
     linear = config.linear_weights()
+    contrasted = config.contrasted_views(side_views(dataset, config))
     counts = {
         "softmax_temperature": config.loss == "softmax",
         "side_weight": modalities or knowledge,
@@ -76,8 +78,9 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "feature_correlation": config.correlates("features") and modalities,
         "correlation_neighbors": config.uses_correlation(),
         "feature_neighbors": modalities,
-        "consistency_weight": config.consistency and (modalities or knowledge),
-        "consistency_temperature": config.consistency and (modalities or knowledge),
+        "consistency_weight": bool(contrasted.keys() - {"collaborative"}),
+        "collaborative_consistency_weight": "collaborative" in contrasted,
+        "consistency_temperature": bool(contrasted),
         "knowledge_weight": knowledge,
         "regression_weight": "regression" in linear,
         "regression_l2": "regression" in linear,
