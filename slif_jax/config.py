@@ -11,6 +11,8 @@ from slif_jax.data.registry import READERS
 from slif_jax.metrics import METRIC_NAMES
 from slif_jax.protocols import PROTOCOLS, Protocol
 
+CONTENT = "content likeness"
+"""Name of the linear model of the features; a modality may well be called 'content'."""
 GRAPH_NAMES = ("interactions", "knowledge", "features")
 MISSING_POLICIES = ("neighbours", "mean", "zero", "learned")
 # The fields that decide what data a run sees: those of `prepare.load_dataset`.
@@ -173,7 +175,7 @@ class Config:
     content_weight: float = _setting(
         0.0,
         "Weight of the likeness to the user's items in the raw features of all modalities in the scores, as "
-        "--regression_weight; 0: none. For features that say what an item is, such as texts.",
+        "--regression_weight; 0: none. For features that say what an item is, such as texts; none without features.",
         minimum=0.0,
     )
     content_rank: int = _setting(128, "Principal columns of the features it is made of.", minimum=1)
@@ -294,7 +296,7 @@ class Config:
     def linear_weights(self) -> dict[str, float]:
         """Weights of the linear models that scores have a part of, by name."""
         weights = {
-            "content": self.content_weight,
+            CONTENT: self.content_weight,
             "regression": self.regression_weight,
             "walks": self.walk_weight,
         }

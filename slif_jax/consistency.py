@@ -28,7 +28,8 @@ def consistency_loss(
       params: parameters of `model`.
       users: views of all users.
       items: views of all items.
-      graphs: static graphs: an item without a modality takes no part in the contrast with its view.
+      graphs: static graphs: an item without a modality takes no part in the contrast with its view, nor does a view of
+        zeros, as an item without triples has.
       batch: examples; their first `consistency_batch` take part, each distinct user and item once.
       model: from `make_model`.
 
@@ -69,8 +70,8 @@ def consistency_loss(
     found, own = as_varying((found, own), axis)  # else the loop below would sum gradients for every pair
     pairs = []
     for name, (of_users, of_items) in found.items():
-        pairs.append((own[0], of_users, first_user))
-        pairs.append((own[1], of_items, first_item & has.get(name, first_item)))
+        pairs.append((own[0], of_users, first_user & _is_something(of_users)))
+        pairs.append((own[1], of_items, first_item & _is_something(of_items) & has.get(name, first_item)))
     factors = jnp.repeat(jnp.asarray([weights[name] / 2 for name in found], jnp.float32), 2)
     # A loop, not a batched product: compiled once for all pairs, and only one [rows, rows] array at a time.
     values = jax.lax.map(contrast, jax.tree.map(lambda *arrays: jnp.stack(arrays), *pairs))
@@ -79,6 +80,11 @@ def consistency_loss(
 
 def _view(views: Views, name: str) -> Array:
     return views.collaborative if name == "collaborative" else views.sides[name]
+
+
+def _is_something(view: Float[Array, "b d"]) -> Bool[Array, " b"]:
+    """Rows that anything came to; from a view of zeros an embedding would only be driven away from all others."""
+    return jnp.any(view != 0, axis=1)
 
 
 def _first_of_each(ids: Int[Array, " b"], real: Bool[Array, " b"]) -> Bool[Array, " b"]:

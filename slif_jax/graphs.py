@@ -53,7 +53,7 @@ class Graphs(NamedTuple):
     warm: Bool[Array, " items"]
     """Which items have training interactions."""
     linear: dict[str, LinearScores]
-    """What linear models of the interactions add to the scores, by name, where they are switched on."""
+    """What linear models of interactions and features add to the scores, by name, where they are switched on."""
 
 
 def item_features(graph: jraph.GraphsTuple) -> ItemFeatures:
@@ -115,7 +115,7 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
     Args:
       dataset: loaded data.
       config: switches and neighbour counts.
-      mesh: devices that will share the graphs (`Sharder.graphs`): the features of a device's rows alone are read, and
+      mesh: devices that will share the graphs (`Sharder.graphs`): the features of a device's rows alone are kept, and
         the neighbours by features found by all devices. None for the default device alone.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Linear models of the training interactions, in closed form, beside the vectors that are learned.
+"""Linear models of the training interactions and features, in closed form, beside the vectors that are learned.
 
 They know what vectors learned by contrast smooth over. Item-item regression: which pairs of items go together for no
 other reason than that users took both; it pays where histories are long. Walks: what is much taken in the neighbourhood
@@ -6,7 +6,7 @@ of what a user has; they pay where histories are short. Content: what is like th
 if nobody has taken it yet. Scores of all are inner products, and stand beside Z in what is ranked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +16,13 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset, FilledRows
 from slif_jax.multihost import is_first
 
-_MOST_DENSE = 3000  # users or items, the fewer of them, for which all pairs are written down
-_ROWS_AT_ONCE = 4096  # of features
+_MOST_DENSE = 3000  # users or items, the fewer of them, or columns, for which all pairs are written down
+_VALUES_AT_ONCE = 1 << 22  # of features
+_MORE_COLUMNS, _POWERS = 32, 8  # than asked for, and of the Gram matrix, where features are wide
 _LEAST_VARIANCE = 1e-9  # by the largest of a user, and by the mean square of their own; who has less has no scores
 
 
@@ -38,7 +39,7 @@ def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) ->
     `modalities` are those that are used; without any there is no model of the content.
     """
     models = {
-        "content": lambda: fit_content(dataset, modalities, rank=config.content_rank),
+        CONTENT: lambda: fit_content(dataset, modalities, rank=config.content_rank),
         "regression": lambda: fit_regression(
             dataset,
             rank=config.regression_rank,
@@ -53,7 +54,7 @@ def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) ->
             item_power=config.walk_item_power,
         ),
     }
-    return {name: models[name]() for name in config.linear_weights() if name != "content" or modalities}
+    return {name: models[name]() for name in config.linear_weights() if name != CONTENT or modalities}
 
 
 def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float) -> LinearScores:
@@ -153,23 +154,39 @@ def fit_content(dataset: Dataset, modalities: tuple[str, ...], *, rank: int) -> 
     Reference: profiles of items' features as in Pazzani and Billsus, "Content-Based Recommendation Systems", 2007, with
     dense features in the place of words.
     """
-    from scipy import linalg
-
     centred = [_Centred(dataset, name) for name in modalities]
-    blocks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, dataset.num_items, _ROWS_AT_ONCE)]
     width = sum(rows.width for rows in centred)
     rank = min(rank, width)
+    step = max(1, _VALUES_AT_ONCE // width)
 
-    def principal() -> tuple[np.ndarray]:
-        gram = np.zeros((width, width))
-        for block in blocks:
-            rows = np.concatenate([rows[block] for rows in centred], axis=1)
-            gram += rows.T @ rows
-        return (linalg.eigh(gram, subset_by_index=[width - rank, width - 1])[1],)
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, dataset.num_items, step):
+            yield np.concatenate([rows[start : start + step] for rows in centred], axis=1)
 
-    (directions,) = _of_first(principal, ((width, rank),))
-    items = np.concatenate([np.concatenate([rows[block] for rows in centred], axis=1) @ directions for block in blocks])
+    (directions,) = _of_first(lambda: (_principal(blocks, width, rank),), ((width, rank),))
+    items = np.concatenate([block @ directions for block in blocks()])
     return _scores(_history(dataset) @ items, items, dataset, cold_at_mean=False)
+
+
+def _principal(blocks: Callable[[], Iterator[np.ndarray]], width: int, rank: int) -> np.ndarray:
+    """The `rank` principal directions `[width, rank]` of the rows that `blocks` goes through."""
+    from scipy import linalg
+
+    if width <= _MOST_DENSE:
+        gram = np.zeros((width, width))
+        for block in blocks():
+            gram += block.T @ block
+        return linalg.eigh(gram, subset_by_index=[width - rank, width - 1])[1]
+    # Wider ones by powers of the Gram matrix times some random columns (Halko et al. 2011): it is not written down.
+    found = np.random.default_rng(0).normal(size=(width, min(width, rank + _MORE_COLUMNS)))
+    for _ in range(_POWERS):
+        basis = np.linalg.qr(found)[0]
+        found = np.zeros_like(basis)
+        for block in blocks():
+            found += block.T @ (block @ basis)
+    basis = np.linalg.qr(found)[0]
+    inner = sum(projected.T @ projected for projected in (block @ basis for block in blocks()))
+    return basis @ linalg.eigh(inner)[1][:, -rank:]
 
 
 class _Centred:
@@ -181,8 +198,9 @@ class _Centred:
         self._rows = FilledRows(modality)
         self.width = modality.values.shape[1]
         total = np.zeros(self.width)
-        for start in range(0, dataset.num_items, _ROWS_AT_ONCE):
-            total += self._rows[start : start + _ROWS_AT_ONCE].sum(axis=0, dtype=np.float64)
+        step = max(1, _VALUES_AT_ONCE // self.width)
+        for start in range(0, dataset.num_items, step):
+            total += self._rows[start : start + step].sum(axis=0, dtype=np.float64)
         self._mean = total / max(1, np.count_nonzero(self._present))
 
     def __getitem__(self, block: slice) -> np.ndarray:

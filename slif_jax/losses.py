@@ -1,6 +1,6 @@
 """The parts of the training loss, one value per example; the train step takes the means.
 
-L = L_rec + lambda_c L_consistency + lambda_kg L_kg + lambda_2 |theta|^2 (docs/method.md, section 5).
+L = L_rec + L_consistency + lambda_kg L_kg + lambda_2 |theta|^2 (docs/method.md, section 5).
 """
 
 import jax

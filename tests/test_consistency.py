@@ -34,13 +34,14 @@ def dataset() -> Dataset:
     whole = synthetic(num_users=14, num_items=11, num_clusters=2, mean_degree=4.0, num_entities=16, seed=3)
     name = next(iter(whole.features))
     lacking = Modality(whole.features[name].values, np.arange(11) % 3 > 0)
-    return dataclasses.replace(whole, features=whole.features | {name: lacking})
+    triples = whole.triples[~np.isin(whole.triples[:, [0, 2]], [2, 5]).any(axis=1)]  # two items have none
+    return dataclasses.replace(whole, features=whole.features | {name: lacking}, triples=triples)
 
 
 def contrast(own: np.ndarray, view: np.ndarray, ids: np.ndarray, temperature: float) -> float:
     """Mean over the distinct `ids`: how well the view of each is told from those of the others."""
-    rows = np.unique(ids)
-    unit = [x[rows] / np.maximum(np.linalg.norm(x[rows], axis=1, keepdims=True), 1e-12) for x in (own, view)]
+    rows = np.unique(ids[view[ids].any(axis=1)])
+    unit = [x[rows] / np.linalg.norm(x[rows], axis=1, keepdims=True) for x in (own, view)]
     logits = unit[0] @ unit[1].T / temperature
     return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits)))
 
@@ -70,6 +71,8 @@ def test_it_is_the_weighed_sum_over_views_of_users_and_items(dataset: Dataset):
 
     names = model.side_names
     assert len(names) > 2
+    assert not np.asarray(items.sides["knowledge"])[[2, 5]].any()
+    assert np.isin(item_ids, [2, 5]).any()
     expected = 0.3 * np.mean([of_view(name) for name in names]) + 0.7 * of_view("collaborative")
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     parts = loss_fn(state.params, model, graphs, state.correlation, batch, None)[1]

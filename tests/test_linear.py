@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from slif_jax import linear
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset, Modality
 from slif_jax.data.synthetic import synthetic
 from slif_jax.evaluate import evaluate_vectors, ranking_task
@@ -144,9 +144,13 @@ def content_scores(features: dict[str, Modality]) -> np.ndarray:
     return HISTORY @ likeness
 
 
-@pytest.mark.parametrize("rows_at_once", [4096, 7])
-def test_content_is_the_likeness_to_what_a_user_has(rows_at_once: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(linear, "_ROWS_AT_ONCE", rows_at_once)
+@pytest.mark.parametrize("values_at_once", [1 << 22, 300])
+@pytest.mark.parametrize("most_dense", [3000, 3])
+def test_content_is_the_likeness_to_what_a_user_has(
+    values_at_once: int, most_dense: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(linear, "_VALUES_AT_ONCE", values_at_once)
+    monkeypatch.setattr(linear, "_MOST_DENSE", most_dense)
     assert len(DATASET.features) > 1
     name, other = DATASET.features
     present = np.arange(50) % 5 > 0
@@ -163,7 +167,10 @@ def test_content_is_the_likeness_to_what_a_user_has(rows_at_once: int, monkeypat
     assert np.abs(alone.users @ alone.items.T - scores).max() > 0.1
 
 
-def test_few_columns_of_content_are_the_principal_ones():
+@pytest.mark.parametrize("most_dense", [3000, 3])
+def test_few_columns_of_content_are_the_principal_ones(most_dense: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linear, "_MOST_DENSE", most_dense)
+    monkeypatch.setattr(linear, "_MORE_COLUMNS", 4)
     names = tuple(DATASET.features)
     few, all_ = (fit_content(DATASET, names, rank=rank) for rank in (6, 1000))
     assert few.items.shape == (50, 6)
@@ -180,7 +187,7 @@ def test_what_is_fitted_is_what_has_weight():
     assert not fitted(Config())
     content = Config(content_weight=0.1, content_rank=3)
     assert not fitted(content)
-    assert fitted(content, tuple(DATASET.features))["content"].items.shape == (50, 3)
+    assert fitted(content, tuple(DATASET.features))[CONTENT].items.shape == (50, 3)
     set_ = Config(walk_weight=0.1, walk_rank=4, walk_length=2, walk_user_power=0.1, walk_item_power=0.9)
     expected = fit_walks(DATASET, rank=4, length=2, user_power=0.1, item_power=0.9)
     np.testing.assert_array_equal(fitted(set_)["walks"].users, expected.users)
@@ -248,6 +255,6 @@ def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
     scores = np.asarray(trained.encoded.ranked.items) @ np.asarray(trained.encoded.ranked.users)[3]
     assert explained.score == pytest.approx(float(scores[7]), abs=1e-5)
     assert sum(view.score for view in explained.views) == pytest.approx(explained.score, abs=1e-4)
-    assert [view.name for view in explained.views[-3:]] == ["content", "regression", "walks"]
+    assert [view.name for view in explained.views[-3:]] == [CONTENT, "regression", "walks"]
     assert trained.encoded.ranked.items.shape == (40, 8 + 10 + 7 + 4)
     assert not dataclasses.replace(config, side_information=False).linear_weights()

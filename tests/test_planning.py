@@ -28,6 +28,7 @@ from slif_jax.train_step import training_data
 
 PLAIN = Config(side_information=False, width=8, batch_size=64, softmax_negatives=16)
 FULL = Config(width=8, batch_size=64, softmax_negatives=16, knowledge_batch=64, consistency_batch=64)
+CONTRASTED = dataclasses.replace(FULL, collaborative_consistency_weight=0.1)
 SIZES = Sizes(
     num_users=8000, num_items=4000, num_edges=64_000, num_entities=9000, num_triples=20_000, modalities=(32, 16)
 )
@@ -141,7 +142,7 @@ def test_exchanges_of_all_views_by_hand():
 
 
 @pytest.mark.usefixtures("standard_promotion")  # for optax
-@pytest.mark.parametrize("config", [PLAIN, dataclasses.replace(FULL, width=16)], ids=["plain", "all views"])
+@pytest.mark.parametrize("config", [PLAIN, dataclasses.replace(CONTRASTED, width=16)], ids=["plain", "all views"])
 def test_exchanges_are_those_of_the_compiled_program(config: Config):
     dataset = synthetic(num_users=600, num_items=400, num_entities=900, modalities={"a": 6, "b": 4})
     model, graphs, data = make_model(dataset, config), build_graphs(dataset, config), training_data(dataset, config)

@@ -139,13 +139,13 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
     ]
     assert by_label["no text"].modalities == ("visual",)
     assert {arm.reference for arm in plan.arms[1:]} == {"full"}
-    weights = {"content": 0.3, "regression": 0.1, "walks": 0.2}
+    weights = {"content likeness": 0.3, "regression": 0.1, "walks": 0.2}
     full = dataclasses.replace(CONFIG, regression_weight=0.1, walk_weight=0.2, content_weight=0.3)
     configs = {arm.label: arm.config for arm in studies.ablation(full, dataset, seeds=(0,)).arms}
     for name in weights:
         assert configs[f"no {name}"].linear_weights() == {k: v for k, v in weights.items() if k != name}
     bare = dataclasses.replace(dataset, features={}, triples=dataset.triples[:0], num_relations=0)
-    assert "no content" not in {arm.label for arm in studies.ablation(full, bare, seeds=(0,)).arms}
+    assert "no content likeness" not in {arm.label for arm in studies.ablation(full, bare, seeds=(0,)).arms}
     assert [arm.label for arm in studies.ablation(CONFIG, bare, seeds=(0,)).arms] == [
         "full",
         "no self-loop",
@@ -221,6 +221,12 @@ def test_a_study_ends_in_one_table_and_one_plot(training: FakeTraining, dataset:
     assert r"$\pm$" in latex
     assert matplotlib.image.imread(tmp_path / "study" / "study.png").ndim == 3
     assert json.loads((tmp_path / "study" / "study.json").read_text())["done"]
+
+
+def test_without_an_expectation_seeds_are_tested_two_sidedly(dataset: data.Dataset):
+    for asked, expected in ((None, "two-sided"), ("greater", "greater")):  # None: the flag was not given
+        assert studies.seeds(CONFIG, dataset, seeds=(0,), alternative=asked).alternative == expected
+    assert studies.ablation(CONFIG, dataset, seeds=(0,), alternative=None).alternative == "greater"
 
 
 def test_a_stopped_study_goes_on_with_what_is_left(training: FakeTraining, dataset: data.Dataset, tmp_path: Path):

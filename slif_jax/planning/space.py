@@ -1,6 +1,6 @@
 """Bytes that a training takes on each of D devices, by purpose; one device is the case D = 1."""
 
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
 
 FLOAT = 4
@@ -30,7 +30,7 @@ def carried_bytes(config: Config) -> int:
 def linear_columns(sizes: Sizes, config: Config) -> int:
     """Columns that linear models add to the vectors that scores are made of."""
     columns = {
-        "content": min(config.content_rank, sum(sizes.used(config).modalities)),
+        CONTENT: min(config.content_rank, sum(sizes.used(config).modalities)),
         "regression": min(config.regression_rank, sizes.num_users, sizes.num_items),
         "walks": min(config.walk_rank, sizes.num_items),
     }
@@ -80,7 +80,7 @@ def host_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     """Bytes that a process has in its host's memory before it deals them out to several devices.
 
     These are the whole graphs, the linear models, in double precision while they are fitted, and the first state,
-    without what is taken for a while to sort edges. Features are read by rows.
+    without what is taken for a while to sort edges. Features are read by rows; by --content_weight all, in blocks.
 
     Args:
       sizes: of the data.

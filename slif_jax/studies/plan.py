@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import side_views, used_modalities, uses_knowledge
 
@@ -127,9 +127,9 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
     for name, weight in (
         ("regression", "regression_weight"),
         ("walks", "walk_weight"),
-        ("content", "content_weight"),
+        (CONTENT, "content_weight"),
     ):
-        if name in config.linear_weights() and (name != "content" or modalities):
+        if name in config.linear_weights() and (name != CONTENT or modalities):
             without[f"no {name}"] = {weight: 0.0}
     if config.side_information:
         without["no side information (LightGCN)"] = {"side_information": False}
@@ -244,7 +244,9 @@ def seeds(
     first = Arm("this configuration", config)
     arms = [first, *(Arm(*other, first.label) for other in against)]
     title = f"{len(seeds)} seeds on {dataset.name}"
-    return _plan("seeds", title, arms, seeds, config, {"alternative": "two-sided", **options})
+    return _plan(
+        "seeds", title, arms, seeds, config, options | {"alternative": options.get("alternative") or "two-sided"}
+    )
 
 
 def _plan(

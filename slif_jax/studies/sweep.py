@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import side_views, used_modalities, uses_knowledge
 from slif_jax.plots import plot_study
@@ -86,7 +86,7 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "regression_l2": "regression" in linear,
         "walk_weight": "walks" in linear,
         "walk_length": "walks" in linear,
-        "content_weight": "content" in linear and modalities,
+        "content_weight": CONTENT in linear and modalities,
     }
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 
