@@ -88,7 +88,7 @@ def test_views_that_agree_and_differ_from_each_other_cost_least(dataset: Dataset
     def cost(change: float) -> float:
         noise = [change * jax.random.normal(jax.random.key(n), x.shape) for n, x in enumerate(own)]
         users, items = (
-            Views(x + more, dict.fromkeys(model.side_names, x + more)) for x, more in zip(own, noise, strict=True)
+            Views(x + more, {name: x + more for name in model.side_names}) for x, more in zip(own, noise, strict=True)
         )
         return float(consistency_loss(state.params, users, items, graphs, batch, model))
 
