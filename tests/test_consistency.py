@@ -85,11 +85,13 @@ def test_views_that_agree_and_differ_from_each_other_cost_least(dataset: Dataset
     batch = sampling.sample_batch(jax.random.key(1), data.interactions, jnp.arange(16), num_negatives=4, shared=True)
     own = state.params["user_embedding"], state.params["item_embedding"]
 
+    def all_alike(vectors: jax.Array) -> Views:
+        sides: dict[str, jax.Array] = dict.fromkeys(model.side_names, vectors)
+        return Views(vectors, sides)
+
     def cost(change: float) -> float:
         noise = [change * jax.random.normal(jax.random.key(n), x.shape) for n, x in enumerate(own)]
-        users, items = (
-            Views(x + more, {name: x + more for name in model.side_names}) for x, more in zip(own, noise, strict=True)
-        )
+        users, items = (all_alike(x + more) for x, more in zip(own, noise, strict=True))
         return float(consistency_loss(state.params, users, items, graphs, batch, model))
 
     assert cost(0.0) < cost(0.5) < cost(3.0)
