@@ -22,6 +22,7 @@ from slif_jax.multihost import is_first
 
 _MOST_DENSE = 3000  # users or items, the fewer of them, or columns, for which all pairs are written down
 _VALUES_AT_ONCE = 1 << 22  # of features
+_LEAST_LENGTH = 1e-3  # of features less their mean, by the root mean square of all
 _MORE_COLUMNS, _POWERS = 32, 8  # than asked for, and of the Gram matrix, where features are wide
 _LEAST_VARIANCE = 1e-9  # by the largest of a user, and by the mean square of their own; who has less has no scores
 
@@ -202,11 +203,19 @@ class _Centred:
         for start in range(0, dataset.num_items, step):
             total += self._rows[start : start + step].sum(axis=0, dtype=np.float64)
         self._mean = total / max(1, np.count_nonzero(self._present))
+        squares = 0.0
+        for start in range(0, dataset.num_items, step):
+            squares += np.sum(self._less_mean(slice(start, start + step)) ** 2)
+        self._least = _LEAST_LENGTH * np.sqrt(squares / max(1, np.count_nonzero(self._present)))
 
     def __getitem__(self, block: slice) -> np.ndarray:
-        rows = np.where(self._present[block, None], self._rows[block] - self._mean, 0.0)
+        rows = self._less_mean(block)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(lengths > 0, lengths, 1.0)
+        some = lengths > self._least  # rows at the mean, as some data sets fill gaps, are as good as absent
+        return np.where(some, rows / np.where(some, lengths, 1.0), 0.0)
+
+    def _less_mean(self, block: slice) -> np.ndarray:
+        return np.where(self._present[block, None], self._rows[block] - self._mean, 0.0)
 
 
 def _history(dataset: Dataset) -> Any:

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 
 from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.debug import failing_operation
 from slif_jax.engine import Engine, make_engine
 from slif_jax.evaluate import Evaluation, ranking_task
-from slif_jax.graphs import build_graphs, missing_features
+from slif_jax.graphs import build_graphs, missing_features, used_modalities
 from slif_jax.groups import save_users, test_results
 from slif_jax.memory import check_fits
 from slif_jax.meshes import built_on_host
@@ -196,6 +196,8 @@ class _Training:
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())
             self.reporter.say(f"Items without a modality: {counts}; policy {self.config.missing_features}.")
+        if CONTENT in self.config.linear_weights() and not used_modalities(self.dataset, self.config):
+            self.reporter.say("There are no features: --content_weight has no effect.")
         if self.status.epoch:
             self.reporter.say(f"Going on after epoch {self.status.epoch} of {self.folder.path}.")
 

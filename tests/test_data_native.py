@@ -325,6 +325,12 @@ def test_fingerprints(folder):
     assert load(folder).split_fingerprint != data.split_fingerprint
 
 
+@pytest.mark.parametrize("name", ["knowledge", "collaborative", "walks"])
+def test_a_modality_is_not_named_as_a_part_of_the_model(folder: Path, name: str):
+    np.save(folder / f"{name}.npy", np.ones((8, 3), np.float32))
+    assert message(folder) == f"{name}.npy: '{name}' is a part of the model, no name for a modality. Rename it."
+
+
 def test_validate_without_a_file():
     data = load(TINY)
 

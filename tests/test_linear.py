@@ -167,6 +167,16 @@ def test_content_is_the_likeness_to_what_a_user_has(
     assert np.abs(alone.users @ alone.items.T - scores).max() > 0.1
 
 
+def test_items_at_the_mean_are_like_nothing():
+    values = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float16)
+    values[10:20] = values[20:].mean(axis=0)  # as data sets fill gaps; the mean of all is another by rounding alone
+    values[:10] = values[10]
+    features = {"text": Modality(values, np.ones(50, np.bool_))}
+    found = fit_content(dataclasses.replace(DATASET, features=features), ("text",), rank=6)
+    assert not np.asarray(found.items[:20]).any()
+    assert np.asarray(found.items[20:]).any(axis=1).all()
+
+
 @pytest.mark.parametrize("most_dense", [3000, 3])
 def test_few_columns_of_content_are_the_principal_ones(most_dense: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(linear, "_MOST_DENSE", most_dense)

@@ -16,6 +16,10 @@ _BLOCK_VALUES = 1 << 23
 _VALID: WeakSet[Dataset] = WeakSet()  # what was checked before; by identity, as data sets compare
 
 
+RESERVED_NAMES = ("collaborative", "knowledge", "consistency", "regression", "walks", "content likeness")
+"""Modalities of these names could not be told from parts of the model in its parameters, explanations and studies."""
+
+
 def validate(dataset: Dataset, locate: Locate | None = None) -> Dataset:
     """Checks the rules of `Dataset` that its types do not say.
 
@@ -132,6 +136,10 @@ def _check_triples(dataset: Dataset, locate: Locate) -> None:
 
 
 def _check_modality(name: str, modality: Modality, num_items: int, locate: Locate) -> None:
+    if name in RESERVED_NAMES:
+        raise DataError(
+            f"{locate(name, None)}: '{name}' is a part of the model, and no name for a modality. Rename it."
+        )
     values, present = modality.values, modality.present
     if values.ndim != 2 or not values.shape[1]:
         raise DataError(f"{locate(name, None)}: expected an array [items, width], got shape {values.shape}.")
