@@ -137,9 +137,7 @@ def _check_triples(dataset: Dataset, locate: Locate) -> None:
 
 def _check_modality(name: str, modality: Modality, num_items: int, locate: Locate) -> None:
     if name in RESERVED_NAMES:
-        raise DataError(
-            f"{locate(name, None)}: '{name}' is a part of the model, and no name for a modality. Rename it."
-        )
+        raise DataError(f"{locate(name, None)}: '{name}' is a part of the model, no name for a modality. Rename it.")
     values, present = modality.values, modality.present
     if values.ndim != 2 or not values.shape[1]:
         raise DataError(f"{locate(name, None)}: expected an array [items, width], got shape {values.shape}.")
