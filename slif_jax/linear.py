@@ -198,24 +198,20 @@ class _Centred:
         self._present = np.asarray(modality.present)
         self._rows = FilledRows(modality)
         self.width = modality.values.shape[1]
-        total = np.zeros(self.width)
-        step = max(1, _VALUES_AT_ONCE // self.width)
+        total, squares = np.zeros(self.width), 0.0
+        step, count = max(1, _VALUES_AT_ONCE // self.width), max(1, np.count_nonzero(self._present))
         for start in range(0, dataset.num_items, step):
-            total += self._rows[start : start + step].sum(axis=0, dtype=np.float64)
-        self._mean = total / max(1, np.count_nonzero(self._present))
-        squares = 0.0
-        for start in range(0, dataset.num_items, step):
-            squares += np.sum(self._less_mean(slice(start, start + step)) ** 2)
-        self._least = _LEAST_LENGTH * np.sqrt(squares / max(1, np.count_nonzero(self._present)))
+            rows = self._rows[start : start + step].astype(np.float64)
+            total += rows.sum(axis=0)
+            squares += np.sum(rows * rows)
+        self._mean = total / count
+        self._least = _LEAST_LENGTH * np.sqrt(max(0.0, squares / count - self._mean @ self._mean))
 
     def __getitem__(self, block: slice) -> np.ndarray:
-        rows = self._less_mean(block)
+        rows = np.where(self._present[block, None], self._rows[block] - self._mean, 0.0)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         some = lengths > self._least  # rows at the mean, as some data sets fill gaps, are as good as absent
         return np.where(some, rows / np.where(some, lengths, 1.0), 0.0)
-
-    def _less_mean(self, block: slice) -> np.ndarray:
-        return np.where(self._present[block, None], self._rows[block] - self._mean, 0.0)
 
 
 def _history(dataset: Dataset) -> Any:
