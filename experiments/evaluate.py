@@ -19,7 +19,7 @@ from slif_jax.baselines import BASELINES
 from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import evaluate_vectors, ranking_task
-from slif_jax.groups import test_results
+from slif_jax.groups import cold_items_task, test_results
 from slif_jax.model import Vectors
 from slif_jax.prepare import load_dataset
 from slif_jax.protocols import PROTOCOLS, SELECTION_RULES, Protocol, with_rules
@@ -129,6 +129,8 @@ def _measure(
 ) -> dict[str, Any]:
     listed = _listed_items(dataset) if protocol.candidates == "listed" else None
     task = ranking_task(dataset, "test", config, protocol=protocol, candidates=listed)
+    cold_task = cold_items_task(dataset, "test", config, protocol=protocol)
+    among_cold = None if cold_task is None else evaluate_vectors(vectors, cold_task)
     return {
         "dataset": dataset.name,
         "protocol": protocol.label(),
@@ -136,7 +138,7 @@ def _measure(
         "rules": dataclasses.asdict(protocol),
         "data_fingerprint": dataset.fingerprint,
         "split_fingerprint": dataset.split_fingerprint,
-        **test_results(evaluate_vectors(vectors, task), config.activity_groups),
+        **test_results(evaluate_vectors(vectors, task), config.activity_groups, among_cold),
     }
 
 

@@ -120,7 +120,8 @@ class Config:
     knowledge_layers: int = _setting(2, "Hops over the knowledge graph.", minimum=1)
     cold_item_length: float = _setting(
         0.85,
-        "Length of the vectors of items without training interactions, by that of others; more recommends them more.",
+        "Length of the vectors of items without training interactions, by that of others, and how far their scores by "
+        "linear models go from the mean (0) to that of their neighbours (1); more recommends them more.",
         above=0.0,
     )
     feature_neighbors: int = _setting(10, "Neighbours per item in a feature graph.", minimum=1)

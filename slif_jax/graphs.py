@@ -140,14 +140,15 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
     user_items = build_graph(items, users, weight, num_senders=dataset.num_items, num_receivers=dataset.num_users)
     modalities, knowledge = used_modalities(dataset, config), uses_knowledge(dataset, config)
     k = config.feature_neighbors
+    cold = find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=k, mesh=mesh)
     return Graphs(
         interactions=interactions,
         user_items=user_items,
         knowledge=knowledge_graph(dataset) if knowledge else None,
         features=feature_graphs(dataset, modalities, k, missing=config.missing_features, mesh=mesh),
-        cold=find_cold_items(dataset, modalities, knowledge=knowledge, num_neighbors=k, mesh=mesh),
+        cold=cold,
         warm=jnp.asarray(item_degree > 0),
-        linear=fit_linear(dataset, config, modalities),
+        linear=fit_linear(dataset, config, modalities, cold),
     )
 
 

@@ -1,5 +1,6 @@
 """An evaluation by groups: warm and cold items, active and less active users; intervals; values per user on disk."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,57 @@ import numpy as np
 
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.evaluate import Evaluation
+from slif_jax.evaluate import Evaluation, RankingTask, ranking_task
 from slif_jax.metrics import ranking_metrics
+from slif_jax.protocols import Protocol
 
+COLD_TEST = "cold items of test"
+"""The name of `cold_items_task` among `training_tasks`."""
 _NORMAL_95 = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+def cold_items_task(
+    dataset: Dataset, split: str, config: Config, *, protocol: Protocol | None = None
+) -> RankingTask | None:
+    """`ranking_task` with the items without training interactions as the only candidates and relevant items.
+
+    They are ranked among themselves: how their scores compare with those of other items plays no part.
+
+    Args:
+      dataset: loaded data.
+      split: as in `ranking_task`, like `config` and `protocol`; its candidates are set aside.
+      config: settings.
+      protocol: the rules.
+
+    Returns:
+      The task, of the users with such relevant items; None if no such item is relevant to anybody.
+
+    Reference: as new items are evaluated in Volkovs et al., "DropoutNet: Addressing Cold Start in Recommender Systems",
+    NeurIPS 2017.
+    """
+    is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
+    pairs = dataset.splits[split]
+    relevant = pairs[is_cold[pairs[:, 1]]]
+    if not len(relevant):
+        return None
+    dataset = dataclasses.replace(dataset, **{split: relevant})
+    rules = dataclasses.replace(config.rules() if protocol is None else protocol, candidates="listed")
+    return ranking_task(dataset, split, config, protocol=rules, candidates=np.flatnonzero(is_cold))
+
+
+def training_tasks(dataset: Dataset, config: Config) -> dict[str, RankingTask]:
+    """What a training evaluates.
+
+    Args:
+      dataset: loaded data.
+      config: settings.
+
+    Returns:
+      By name, the split that the epoch is chosen on, 'test', and, where there are such items, `COLD_TEST`.
+    """
+    tasks = {split: ranking_task(dataset, split, config) for split in {config.rules().select_part, "test"}}
+    cold = cold_items_task(dataset, "test", config)
+    return tasks if cold is None else tasks | {COLD_TEST: cold}
 
 
 def item_values(evaluation: Evaluation, *, cold: bool) -> np.ndarray:
@@ -79,17 +127,18 @@ def intervals(values: np.ndarray, names: tuple[str, ...]) -> dict[str, list[floa
     return {name: [float(mean - h), float(mean + h)] for name, mean, h in zip(names, means, half, strict=True)}
 
 
-def group_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
+def group_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluation | None = None) -> dict[str, Any]:
     """What `result.json` says of groups, over the users that count under the protocol; unrounded.
 
     Args:
       evaluation: from `evaluate_vectors`.
       num_groups: groups by activity.
+      among_cold: of the same split, the cold items ranked among themselves (`evaluate.cold_items_task`).
 
     Returns:
-      `{"items": {"warm": G, "cold": G}, "activity": {"5 to 17": G, ...}}` where G is `{"users": n, "relevant": r,
-      "means": {metric: value}, "interval": {metric: [low, high]}}`, n the users that the means are over and r their
-      relevant items. A group of nobody has no means and no interval.
+      `{"items": {"warm": G, "cold": G, "among_cold": G}, "activity": {"5 to 17": G, ...}}` where G is `{"users": n,
+      "relevant": r, "means": {metric: value}, "interval": {metric: [low, high]}}`, n the users that the means are over
+      and r their relevant items. A group of nobody has no means and no interval, and without `among_cold` it is one.
     """
     task = evaluation.task
 
@@ -105,10 +154,16 @@ def group_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
         }
 
     group, names = activity(evaluation, num_groups)
+    nobody = np.zeros_like(evaluation.counted)
     return {
         "items": {
             "warm": entry(item_values(evaluation, cold=False), evaluation.counted, task.num_relevant - task.num_cold),
             "cold": entry(item_values(evaluation, cold=True), evaluation.counted, task.num_cold),
+            "among_cold": entry(
+                _among_cold_values(evaluation, among_cold),
+                nobody if among_cold is None else evaluation.counted,
+                task.num_cold,
+            ),
         },
         "activity": {
             name: entry(evaluation.values, group == number, task.num_relevant) for number, name in enumerate(names)
@@ -116,12 +171,21 @@ def group_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
     }
 
 
-def test_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
+def _among_cold_values(evaluation: Evaluation, among_cold: Evaluation | None) -> np.ndarray:
+    """`[n, metrics]` for the users of `evaluation`; NaN where a user has no relevant cold item."""
+    values = np.full(evaluation.values.shape, np.nan)
+    if among_cold is not None:
+        values[np.searchsorted(evaluation.users, among_cold.users)] = among_cold.values
+    return values
+
+
+def test_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluation | None) -> dict[str, Any]:
     """What `result.json` says of test.
 
     Args:
       evaluation: of test, from `evaluate_vectors`.
       num_groups: groups by activity.
+      among_cold: as in `group_results`.
 
     Returns:
       `test` (means as the protocol counts and rounds them), `test_interval`, `test_users` (how many the means are
@@ -134,23 +198,27 @@ def test_results(evaluation: Evaluation, num_groups: int) -> dict[str, Any]:
         "test_interval": intervals(evaluation.values[counted], evaluation.names),
         "test_users": int(counted.sum()),
         "test_without_history": {"users": without, **evaluation.cold_user_means()},
-        "test_groups": group_results(evaluation, num_groups),
+        "test_groups": group_results(evaluation, num_groups, among_cold),
     }
 
 
-def save_users(path: Path, evaluation: Evaluation, dataset: Dataset, config: Config) -> None:
+def save_users(
+    path: Path, evaluation: Evaluation, dataset: Dataset, config: Config, among_cold: Evaluation | None = None
+) -> None:
     """Writes one row per evaluated user, for tests that pair the users of two runs.
 
     The NPZ file holds, for n users and m metrics: `user_ids` `[n]` ids of the source, `names` `[m]`, `values`,
-    `warm_item_values` and `cold_item_values` `[n, m]` (NaN where a user has no such relevant item), `num_relevant`,
-    `num_cold_relevant`, `train_interactions`, `activity` (names of the groups, '' without history) and `counted`
-    (whether the user is in the means), all `[n]`; and the scalars `protocol`, `data_fingerprint`, `split_fingerprint`.
+    `warm_item_values`, `cold_item_values` and `among_cold_values` `[n, m]` (NaN where a user has no such relevant
+    item), `num_relevant`, `num_cold_relevant`, `train_interactions`, `activity` (names of the groups, '' without
+    history) and `counted` (whether the user is in the means), all `[n]`; and the scalars `protocol`,
+    `data_fingerprint`, `split_fingerprint`.
 
     Args:
       path: the file; it is replaced at once.
       evaluation: from `evaluate_vectors`.
       dataset: its data.
       config: the number of groups by activity.
+      among_cold: as in `group_results`.
     """
     group, names = activity(evaluation, config.activity_groups)
     task = evaluation.task
@@ -163,6 +231,7 @@ def save_users(path: Path, evaluation: Evaluation, dataset: Dataset, config: Con
             values=evaluation.values,
             warm_item_values=item_values(evaluation, cold=False),
             cold_item_values=item_values(evaluation, cold=True),
+            among_cold_values=_among_cold_values(evaluation, among_cold),
             num_relevant=task.num_relevant,
             num_cold_relevant=task.num_cold,
             train_interactions=task.history,

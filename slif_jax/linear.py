@@ -16,6 +16,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
+from slif_jax.cold_items import ColdItems
 from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset, FilledRows
 from slif_jax.multihost import is_first
@@ -34,11 +35,15 @@ class LinearScores(NamedTuple):
     items: Float[Array, "items r"]
 
 
-def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) -> dict[str, LinearScores]:
+def fit_linear(
+    dataset: Dataset, config: Config, modalities: tuple[str, ...], cold: ColdItems | None = None
+) -> dict[str, LinearScores]:
     """The linear models that `config` asks for, by their names in `Config.linear_weights`.
 
-    `modalities` are those that are used; without any there is no model of the content.
+    `modalities` are those that are used; without any there is no model of the content. `cold` is what items without
+    training interactions inherit from, in the models that know of interactions alone.
     """
+    reach = config.cold_item_length
     models = {
         CONTENT: lambda: fit_content(dataset, modalities, rank=config.content_rank),
         "regression": lambda: fit_regression(
@@ -46,6 +51,8 @@ def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) ->
             rank=config.regression_rank,
             l2=config.regression_l2,
             user_power=config.regression_user_power,
+            cold=cold,
+            cold_reach=reach,
         ),
         "walks": lambda: fit_walks(
             dataset,
@@ -53,12 +60,22 @@ def fit_linear(dataset: Dataset, config: Config, modalities: tuple[str, ...]) ->
             length=config.walk_length,
             user_power=config.walk_user_power,
             item_power=config.walk_item_power,
+            cold=cold,
+            cold_reach=reach,
         ),
     }
     return {name: models[name]() for name in config.linear_weights() if name != CONTENT or modalities}
 
 
-def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float) -> LinearScores:
+def fit_regression(
+    dataset: Dataset,
+    *,
+    rank: int,
+    l2: float,
+    user_power: float,
+    cold: ColdItems | None = None,
+    cold_reach: float = 1.0,
+) -> LinearScores:
     """Predicts each item from the user's other items, by ridge regression on all training interactions.
 
     With X the users' training items, as zeros and ones, W = c D_u^-p X the same with users weighed by their numbers of
@@ -66,13 +83,15 @@ def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float)
     singular values s and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items that the
     user does not have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that EASE asks
     for only changes items that the user has, whose scores here are high and mean nothing. An item without training
-    interactions scores as the mean of the others.
+    interactions scores as the mean of all others or, as far as `cold_reach` says, of the items that it is like.
 
     Args:
       dataset: loaded data.
       rank: singular vectors, the largest first; as many as there are, at most.
       l2: lambda, of the ridge.
       user_power: p, of users' numbers of interactions; 0: who has many counts for each of them.
+      cold: items without training interactions and what they are like; None knows nothing of them.
+      cold_reach: how far such items go from the mean of all others, 0, to that of their neighbours, 1.
 
     Returns:
       `LinearScores` on the default device.
@@ -96,16 +115,25 @@ def fit_regression(dataset: Dataset, *, rank: int, l2: float, user_power: float)
     left_out = 1.0 - np.sum(v * gain * v, axis=1)
     starts = history @ v
     starts *= gain
-    return _scores(starts, v / np.maximum(left_out, 1e-6)[:, None], dataset)
+    return _scores(starts, _with_cold(v / np.maximum(left_out, 1e-6)[:, None], dataset, cold, cold_reach))
 
 
-def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, item_power: float) -> LinearScores:
+def fit_walks(
+    dataset: Dataset,
+    *,
+    rank: int,
+    length: int,
+    user_power: float,
+    item_power: float,
+    cold: ColdItems | None = None,
+    cold_reach: float = 1.0,
+) -> LinearScores:
     """Walks from the user's items to others that users took with them, `length` times on, as factors.
 
     With X the users' training items and P = D_i^-b X^T D_u^-2a X D_i^-b, its diagonal set to zero (a step leaves the
     item it stands on), the scores are X P^length, of which the `rank` eigenvectors of P whose eigenvalues are largest
     in magnitude are kept: what whole neighbourhoods take. Powers below 1/2 for items leave much-taken items ahead of
-    others. An item without training interactions scores as the mean of the others.
+    others. Items without training interactions are treated as by `fit_regression`.
 
     Args:
       dataset: loaded data.
@@ -113,6 +141,8 @@ def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, it
       length: steps from item to item.
       user_power: a, of users' numbers of interactions: the larger, the less those with many count.
       item_power: b, of items' numbers of interactions: the larger, the less those taken by many count.
+      cold: as in `fit_regression`.
+      cold_reach: as in `fit_regression`.
 
     Returns:
       `LinearScores` on the default device.
@@ -133,7 +163,7 @@ def fit_walks(dataset: Dataset, *, rank: int, length: int, user_power: float, it
     values, v = _of_first(lambda: _eigen(weighed, rank), (rank, (dataset.num_items, rank)))
     starts = history @ v
     starts *= (values / max(np.abs(values).max(), 1e-30)) ** length
-    return _scores(starts, v, dataset)
+    return _scores(starts, _with_cold(v, dataset, cold, cold_reach))
 
 
 def fit_content(dataset: Dataset, modalities: tuple[str, ...], *, rank: int) -> LinearScores:
@@ -166,7 +196,7 @@ def fit_content(dataset: Dataset, modalities: tuple[str, ...], *, rank: int) -> 
 
     (directions,) = _of_first(lambda: (_principal(blocks, width, rank),), ((width, rank),))
     items = np.concatenate([block @ directions for block in blocks()])
-    return _scores(_history(dataset) @ items, items, dataset, cold_at_mean=False)
+    return _scores(_history(dataset) @ items, items)
 
 
 def _principal(blocks: Callable[[], Iterator[np.ndarray]], width: int, rank: int) -> np.ndarray:
@@ -222,11 +252,19 @@ def _history(dataset: Dataset) -> Any:
     return sparse.csr_array((np.ones(len(users)), (users, items)), shape=(dataset.num_users, dataset.num_items))
 
 
-def _scores(starts: np.ndarray, ends: np.ndarray, dataset: Dataset, *, cold_at_mean: bool = True) -> LinearScores:
+def _with_cold(ends: np.ndarray, dataset: Dataset, cold: ColdItems | None, reach: float) -> np.ndarray:
+    """Gives items without training interactions the mean of the others, or some of the mean of their neighbours."""
+    warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
+    mean = ends[warm].mean(axis=0) if warm.any() else np.zeros(ends.shape[1])
+    ends = np.where(warm[:, None], ends, mean)
+    if cold is not None:
+        items, neighbors, weights = (np.asarray(x) for x in cold[:3])
+        ends[items] = mean + reach * (np.einsum("ck,ckr->cr", weights, ends[neighbors]) - mean)
+    return ends
+
+
+def _scores(starts: np.ndarray, ends: np.ndarray) -> LinearScores:
     """Scores `starts @ ends.T`, of standard deviation 1 for each user; `starts` is used up."""
-    if cold_at_mean:
-        warm = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) > 0
-        ends = np.where(warm[:, None], ends, ends[warm].mean(axis=0) if warm.any() else 0.0)
     mean, second = ends.mean(axis=0), ends.T @ ends / len(ends)
     square = np.einsum("ur,ur->u", starts @ second, starts)
     variance = square - (starts @ mean) ** 2

@@ -9,7 +9,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PART_NAMES = {"all": "all items", "warm": "warm items", "cold": "cold items"}
+PART_NAMES = {
+    "all": "all items",
+    "warm": "warm items",
+    "cold": "cold items",
+    "among_cold": "cold items among themselves",
+}
 
 
 def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_epoch: int) -> list[Path]:

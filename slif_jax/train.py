@@ -19,9 +19,8 @@ from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, fr
 from slif_jax.config import CONTENT, Config
 from slif_jax.debug import failing_operation
 from slif_jax.engine import Engine, make_engine
-from slif_jax.evaluate import Evaluation, ranking_task
 from slif_jax.graphs import build_graphs, missing_features, used_modalities
-from slif_jax.groups import save_users, test_results
+from slif_jax.groups import COLD_TEST, save_users, test_results, training_tasks
 from slif_jax.memory import check_fits
 from slif_jax.meshes import built_on_host
 from slif_jax.model import make_model
@@ -126,7 +125,7 @@ def train_and_evaluate(
             elif is_first():
                 _refuse_lost_checkpoints(folder, resume)
             examples = training_data(dataset, config, on_host=mesh is not None)
-            tasks = {split: ranking_task(dataset, split, config) for split in {config.rules().select_part, "test"}}
+            tasks = training_tasks(dataset, config)
         make = functools.partial(
             make_reporter, progress, epochs=config.epochs, start=status.epoch, metric=config.select_on
         )
@@ -162,6 +161,7 @@ def train_and_evaluate(
             checkpoint_minutes=checkpoint_minutes,
             to_go_on="the same command" + (", without --resume=never," if resume == "never" else ""),
             find_failure=find_failure,
+            parts=tuple(tasks),
         )
         del state  # `training` has the only reference: what a step or the best epoch replaces is free at once
         training.greet()
@@ -188,6 +188,8 @@ class _Training:
     to_go_on: str
     find_failure: Callable[..., str] | None
     """Given the state at the start of an epoch and the step that failed, names the operation."""
+    parts: tuple[str, ...]
+    """What `engine` evaluates."""
 
     def greet(self) -> None:
         """Says what is trained on."""
@@ -246,7 +248,7 @@ class _Training:
         means = {name: float(value) for name, value in losses.means.items()}
         row = {"epoch": epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
         return row | {
-            "correlation_kept": _number(kept),
+            "correlation_kept": None if kept is None else float(kept),
             "norms": {name: means[name] for name in NORMS},
             self._part: scores,
         }
@@ -260,10 +262,14 @@ class _Training:
             del self.state
             self.state = engine.put(self.checkpoints.restore(shapes, status.best_epoch)[0])
         with self.seconds.measure("evaluate"):
-            test = engine.evaluate(engine.encode(self.state), "test") if evaluate_test else None
-        if test is not None:
-            save_users(folder.path / "test_users.npz", test, self.dataset, config)
-        result = _result(config, self.dataset, status, test, self.seconds)
+            found = {}
+            if evaluate_test:
+                encoded = engine.encode(self.state)
+                found = {part: engine.evaluate(encoded, part) for part in ("test", COLD_TEST) if part in self.parts}
+        result = _result(config, self.dataset, status, self.seconds)
+        if (test := found.get("test")) is not None:
+            save_users(folder.path / "test_users.npz", test, self.dataset, config, found.get(COLD_TEST))
+            result |= test_results(test, config.activity_groups, found.get(COLD_TEST))
         try:
             rows = folder.read_metrics()
             plots.plot_run(rows, folder.plots, metric=config.select_on, best_epoch=status.best_epoch)
@@ -337,10 +343,6 @@ def _failure(losses: EpochLosses, epoch: int, folder: Workdir) -> str:
     )
 
 
-def _number(value: jax.Array | None) -> float | None:
-    return None if value is None else float(value)
-
-
 def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_test: bool) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do."""
     result = folder.read_json("result.json")
@@ -349,11 +351,9 @@ def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_tes
     return result if _is_over(status, config) else None
 
 
-def _result(
-    config: Config, dataset: data.Dataset, status: Progress, test: Evaluation | None, seconds: dict[str, float]
-) -> dict[str, Any]:
+def _result(config: Config, dataset: data.Dataset, status: Progress, seconds: dict[str, float]) -> dict[str, Any]:
     rules = config.rules()
-    result = {
+    return {
         "dataset": dataset.name,
         "protocol": rules.label(),
         "rules": dataclasses.asdict(rules),
@@ -371,9 +371,6 @@ def _result(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    if test is not None:
-        result |= test_results(test, config.activity_groups)
-    return result
 
 
 def describe_result(result: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def test_an_interval_is_196_standard_errors():
 
 
 def test_group_results(evaluation: Evaluation):
-    found = groups.test_results(evaluation, 2)
+    found = groups.test_results(evaluation, 2, None)
     assert found["test_users"] == 4
     assert found["test_without_history"]["users"] == 1
     cold = found["test_groups"]["items"]["cold"]
@@ -98,10 +98,29 @@ def test_group_results(evaluation: Evaluation):
     assert low < found["test"]["recall@3"] < high
 
 
+def test_cold_items_among_themselves(evaluation: Evaluation, dataset: Dataset, tmp_path: Path):
+    vectors = Vectors(jnp.ones((5, 1)), jnp.asarray([8.0, 7, 6, 5, 4, 3, -2, -1])[:, None])
+    task = groups.cold_items_task(dataset, "test", CONFIG)
+    assert task is not None
+    found = evaluate_vectors(vectors, task)  # everybody's list is 7, 6, below all others though they are
+    assert found.users.tolist() == [0, 1, 3]
+    assert found.hits[:, :2].tolist() == [[0, 2], [2, 0], [2, 2]]
+    entry = groups.test_results(evaluation, 2, found)["test_groups"]["items"]["among_cold"]
+    assert (entry["users"], entry["relevant"]) == (3, 4)
+    np.testing.assert_allclose(entry["means"]["recall@1"], (0 + 1 + 0.5) / 3)
+    groups.save_users(tmp_path / "test_users.npz", evaluation, dataset, CONFIG, found)
+    with np.load(tmp_path / "test_users.npz", allow_pickle=False) as file:
+        values = file["among_cold_values"]
+    np.testing.assert_equal(column(evaluation, values, "recall@1"), [0.0, 1.0, np.nan, 0.5, np.nan])
+    nobody = groups.test_results(evaluation, 2, None)["test_groups"]["items"]["among_cold"]
+    assert nobody == {"users": 0, "relevant": 0, "means": {}, "interval": {}}
+    assert groups.cold_items_task(dataset, "valid", CONFIG) is None
+
+
 def test_a_group_of_nobody_has_no_means(dataset: Dataset):
     vectors = Vectors(jnp.ones((5, 1)), jnp.ones((8, 1)))
     nothing = evaluate_vectors(vectors, ranking_task(dataset, "valid", CONFIG))
-    entry = groups.test_results(nothing, 4)["test_groups"]["items"]["cold"]
+    entry = groups.test_results(nothing, 4, None)["test_groups"]["items"]["cold"]
     assert entry == {"users": 0, "relevant": 0, "means": {}, "interval": {}}
 
 

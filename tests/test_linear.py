@@ -1,6 +1,7 @@
 """Linear models: EASE, walks and content in factors, and their place beside the vectors that scores are made of."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from slif_jax import linear
+from slif_jax.cold_items import ColdItems
 from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset, Modality
 from slif_jax.data.synthetic import synthetic
@@ -54,6 +56,26 @@ def test_scores_of_a_user_vary_by_one_and_cold_items_are_as_good_as_the_mean():
         assert not warm.all()
         means = scores[:, warm].mean(axis=1, keepdims=True)
         np.testing.assert_allclose(scores[:, ~warm], np.broadcast_to(means, (70, (~warm).sum())), atol=1e-3)
+
+
+def test_cold_items_go_from_the_mean_to_that_of_their_neighbours():
+    is_cold = ~HISTORY.any(axis=0)
+    cold_ids, near = np.flatnonzero(is_cold)[:2], np.flatnonzero(~is_cold)[:4].reshape(2, 2)
+    cold = ColdItems(*map(jnp.asarray, (cold_ids, near, np.array([[0.25, 0.75], [1.0, 0.0]]), np.float32(48))))
+
+    def ends(reach: float, fit: Any) -> np.ndarray:
+        return np.asarray(fit(cold=cold, cold_reach=reach).items)
+
+    for fit in (
+        functools.partial(fit_regression, DATASET, rank=9, l2=3.0, user_power=0.5),
+        functools.partial(walks, rank=5),
+    ):
+        mean, found = ends(0.0, fit)[cold_ids], ends(1.0, fit)
+        np.testing.assert_array_equal(mean, np.asarray(fit().items)[cold_ids])
+        np.testing.assert_allclose(found[cold_ids[0]], 0.25 * found[near[0, 0]] + 0.75 * found[near[0, 1]], atol=1e-6)
+        np.testing.assert_allclose(found[cold_ids[1]], found[near[1, 0]], atol=1e-6)
+        np.testing.assert_allclose(ends(0.5, fit)[cold_ids], 0.5 * (mean + found[cold_ids]), atol=1e-6)
+        np.testing.assert_array_equal(found[~is_cold], np.asarray(fit().items)[~is_cold])
 
 
 def test_a_user_without_history_has_no_scores():

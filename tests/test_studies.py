@@ -72,6 +72,7 @@ class FakeTraining:
             values=values,
             warm_item_values=values,
             cold_item_values=cold,
+            among_cold_values=cold,
             counted=np.ones(USERS, np.bool_),
         )
         return result
@@ -265,8 +266,8 @@ def test_cold_and_warm_items_are_rows_apart(training: FakeTraining, dataset: dat
     plan = studies.cold_start(dataclasses.replace(CONFIG, cold_items=0.2), dataset, seeds=(0,))
     study = studies.run_study(plan, tmp_path, progress="off")
     assert [(row["part"], row["users"]) for row in study["rows"]] == [
-        ("all", 40), ("all", 40), ("warm", 40), ("warm", 40), ("cold", 10), ("cold", 10)
-    ]  # fmt: skip
+        (part, users) for part, users in (("all", 40), ("warm", 40), ("cold", 10), ("among_cold", 10)) for _ in range(2)
+    ]
     assert study["rows"][0]["scores"]["recall@20"]["std"] is None
     assert "cold items" in (tmp_path / "study.md").read_text()
     assert matplotlib.image.imread(tmp_path / "study.png").ndim == 3

@@ -145,7 +145,7 @@ def _groups(result: dict[str, Any], config: Config) -> Html:
     scored = [text for metric in metrics for text in (metric, "95 % interval")]
     items = table(
         "Relevant items with training interactions (warm) and without any (cold). The lists are the same; a hit on the "
-        "other kind counts as a miss.",
+        "other kind counts as a miss. Among themselves: lists of cold items alone.",
         ("items", "users", "relevant items", *scored),
         rows(groups["items"], PART_NAMES),
     )

@@ -218,7 +218,7 @@ def cold_start(
     first = Arm("this configuration", config)
     arms = [first, *(Arm(*other, first.label) for other in others)]
     title = f"{config.cold_items * 100:g} % of the items of {dataset.name} cold"
-    return _plan("cold_start", title, arms, seeds, config, {"parts": ("all", "warm", "cold"), **options})
+    return _plan("cold_start", title, arms, seeds, config, {"parts": ("all", "warm", "cold", "among_cold"), **options})
 
 
 def seeds(

@@ -10,7 +10,12 @@ import numpy as np
 from scipy import stats
 
 _MAX_BYTES, _MAX_RATIO = 1 << 30, 64  # what an archive may unpack to: the larger of a size and a multiple of its own
-_VALUES = {"all": "values", "warm": "warm_item_values", "cold": "cold_item_values"}
+_VALUES = {
+    "all": "values",
+    "warm": "warm_item_values",
+    "cold": "cold_item_values",
+    "among_cold": "among_cold_values",
+}
 
 
 class UserValues(NamedTuple):
@@ -38,7 +43,7 @@ def read_users(path: Path, metrics: Sequence[str], part: str) -> UserValues:
     Args:
       path: `test_users.npz`.
       metrics: columns to take.
-      part: 'all', 'warm' or 'cold' items.
+      part: a key of `plots.PART_NAMES`.
 
     Returns:
       The users that count under the protocol of the run.
