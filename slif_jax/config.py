@@ -153,6 +153,13 @@ class Config:
     )
     learn_feature_correlation: bool = _setting(False, "Learn beta per modality, starting from --feature_correlation.")
 
+    # Training interactions
+    weigh_interactions: bool = _setting(
+        False,
+        "Training interactions that chance alone may have made count less, in losses, graphs and linear models; how "
+        "many there are is estimated from the items taken least.",
+    )
+
     # Linear models of the interactions, and of features, beside the vectors
     regression_weight: float = _setting(
         0.0,
@@ -293,6 +300,10 @@ class Config:
         weights = {name: self.consistency_weight / len(sides) for name in sides}
         weights["collaborative"] = self.collaborative_consistency_weight
         return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def weighs_interactions(self) -> bool:
+        """Whether training interactions count as they are credible."""
+        return self.weigh_interactions and self.side_information
 
     def linear_weights(self) -> dict[str, float]:
         """Weights of the linear models that scores have a part of, by name."""

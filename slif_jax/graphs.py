@@ -41,7 +41,8 @@ class Graphs(NamedTuple):
     """The static part of the graphs; the correlation graph joins them in `model.encode`."""
 
     interactions: jraph.GraphsTuple
-    """Users 0..U-1 and items U..U+I-1, an edge each way per training interaction, weight 1 / sqrt(d_u d_i)."""
+    """Users 0..U-1 and items U..U+I-1, an edge each way per training interaction, weight w / sqrt(d_u d_i) with w of
+    `Dataset.train_weights`, or 1, and d their sums."""
     user_items: jraph.GraphsTuple
     """The users' rows of `interactions` on their own: receivers are users, senders item ids 0..I-1."""
     knowledge: jraph.GraphsTuple | None
@@ -125,9 +126,10 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
       ValueError: if `config.modalities` names one that the data do not have, or the data break a rule of `Dataset`.
     """
     users, items = fitting(dataset).train.T
-    user_degree = np.bincount(users, minlength=dataset.num_users)
-    item_degree = np.bincount(items, minlength=dataset.num_items)
-    weight = (1.0 / np.sqrt(user_degree[users] * item_degree[items].astype(np.float64))).astype(np.float32)
+    credible = np.ones(len(users)) if dataset.train_weights is None else dataset.train_weights.astype(np.float64)
+    user_degree = np.bincount(users, credible, dataset.num_users)
+    item_degree = np.bincount(items, credible, dataset.num_items)
+    weight = (credible / np.sqrt(user_degree[users] * item_degree[items])).astype(np.float32)
     num_nodes = dataset.num_users + dataset.num_items
     shifted = items + dataset.num_users
     interactions = build_graph(

@@ -245,11 +245,12 @@ class _Centred:
 
 
 def _history(dataset: Dataset) -> Any:
-    """Training items of every user, as a sparse matrix of ones `[U, I]`."""
+    """Training items of every user, as a sparse matrix `[U, I]` of ones, or of what each of them counts."""
     from scipy import sparse
 
     users, items = dataset.train.T
-    return sparse.csr_array((np.ones(len(users)), (users, items)), shape=(dataset.num_users, dataset.num_items))
+    values = np.ones(len(users)) if dataset.train_weights is None else dataset.train_weights.astype(np.float64)
+    return sparse.csr_array((values, (users, items)), shape=(dataset.num_users, dataset.num_items))
 
 
 def _with_cold(ends: np.ndarray, dataset: Dataset, cold: ColdItems | None, reach: float) -> np.ndarray:

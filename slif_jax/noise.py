@@ -52,7 +52,7 @@ def add_interactions(dataset: Dataset, share: float, seed: int) -> Dataset:
         )
     keys = np.sort(np.concatenate([known[0], added]))
     train = np.stack(np.divmod(keys, dataset.num_items), axis=1).astype(np.int32)
-    return validate(dataclasses.replace(dataset, train=train))
+    return validate(dataclasses.replace(dataset, train=train, train_weights=None))
 
 
 def replace_tails(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -142,7 +142,7 @@ def hold_out_items(dataset: Dataset, share: float, seed: int) -> Dataset:
     items = np.unique(dataset.train[:, 1])
     cold = np.random.default_rng((seed, 4)).choice(items, round(share * len(items)), replace=False)
     train = dataset.train[~np.isin(dataset.train[:, 1], cold)]
-    return validate(dataclasses.replace(dataset, train=train)) if len(cold) else dataset
+    return validate(dataclasses.replace(dataset, train=train, train_weights=None)) if len(cold) else dataset
 
 
 def _keys(pairs: np.ndarray, num_items: int) -> np.ndarray:

@@ -18,8 +18,8 @@ from slif_jax.rows import upper_bound
 class Interactions(NamedTuple):
     """The training interactions, by user and item.
 
-    n is the number of interactions; on a mesh, of those that a device holds of `users` and `items`. Row u of the CSR
-    holds user u's items in ascending order.
+    n is the number of interactions; on a mesh, of those that a device holds of `users`, `items` and `weights`. Row u of
+    the CSR holds user u's items in ascending order.
     """
 
     users: Int[Array, " n"]
@@ -30,6 +30,8 @@ class Interactions(NamedTuple):
     exact negatives need it, and then all of it on every device; else None."""
     pool: Int[Array, " w"]
     """The items with training interactions, ascending: a cold item is nobody's negative, or it would only sink."""
+    weights: Float[Array, " n"] | None
+    """How much each interaction counts; None: all alike."""
 
 
 class Batch(NamedTuple):
@@ -41,7 +43,7 @@ class Batch(NamedTuple):
     rng: PRNGKeyArray
     """For what else is random in the loss of these examples."""
     weight: Float[Array, " b"]
-    """0 for padding and for users without a possible negative, else 1."""
+    """0 for padding and for users without a possible negative, else 1 or that of the interaction."""
 
 
 class TripleBatch(NamedTuple):
@@ -74,7 +76,8 @@ def interactions_for_sampling(dataset: Dataset, *, exact_negatives: bool = True)
     if exact_negatives:
         place = np.cumsum(is_warm, dtype=np.int32) - 1
         gaps = place[items] - (np.arange(len(users), dtype=np.int32) - indptr[users])
-    arrays: tuple[Any, ...] = (users, items, indptr, gaps, np.flatnonzero(is_warm).astype(np.int32))
+    pool = np.flatnonzero(is_warm).astype(np.int32)
+    arrays: tuple[Any, ...] = (users, items, indptr, gaps, pool, dataset.train_weights)
     return Interactions(*arrays)
 
 
@@ -212,21 +215,23 @@ def sample_batch(
       num_negatives: N. Static.
       shared: False draws N for each example, none of them a training item of its user; True draws the same N warm items
         for all, uniformly, whoever has them. Static.
-      axis: mesh axis over which `users` and `items` are dealt out; None where this device has them all.
+      axis: mesh axis over which the interactions are dealt out; None where this device has them all.
 
     Returns:
       A `Batch` of B examples, the same on every device.
     """
     rng, loss_rng = jax.random.split(rng)
     data = jax.tree.map(jnp.asarray, data)  # it may be on the host
-    real = index >= 0
+    weight = (index >= 0).astype(jnp.float32)
     safe = jnp.maximum(index, 0)
     users, positives = (take_rows_everywhere(x, safe, axis) for x in (data.users, data.items))
+    if data.weights is not None:
+        weight = weight * take_rows_everywhere(data.weights, safe, axis)
     if shared:
         drawn = jax.random.randint(rng, (1, num_negatives), 0, data.pool.shape[0], dtype=jnp.int32)
-        return Batch(users, positives, data.pool[drawn], loss_rng, real.astype(jnp.float32))
+        return Batch(users, positives, data.pool[drawn], loss_rng, weight)
     negatives, possible = sample_negatives(rng, data, users, num_negatives=num_negatives)
-    return Batch(users, positives, negatives, loss_rng, (real & possible).astype(jnp.float32))
+    return Batch(users, positives, negatives, loss_rng, jnp.where(possible, weight, 0.0))
 
 
 @jax.named_scope("sampling")

@@ -39,7 +39,7 @@ class Sharder(OnMesh):
         return self.assemble(lambda k: placement.part(host, k))
 
     def data(self, data: TrainingData) -> TrainingData:
-        """What batches are drawn from: users and items of the interactions and the triples dealt out, the rest whole.
+        """What batches are drawn from: the interactions and the triples dealt out, the rest whole.
 
         The `gaps` too are whole, where there are any: exact negatives search the lists of all users of a batch.
         """
@@ -171,7 +171,8 @@ class Sharder(OnMesh):
     def data_spec(self, data: TrainingData) -> TrainingData:
         """The same for what batches are drawn from."""
         whole = jax.tree.map(lambda _: PartitionSpec(), data)
-        dealt = whole.interactions._replace(users=self.rows, items=self.rows)
+        weights = None if data.interactions.weights is None else self.rows
+        dealt = whole.interactions._replace(users=self.rows, items=self.rows, weights=weights)
         return whole.replace(interactions=dealt, triples=self.rows)
 
     def for_pmap(self, tree: Any, spec: Any) -> tuple[Any, Any]:

@@ -194,6 +194,8 @@ class _Training:
     def greet(self) -> None:
         """Says what is trained on."""
         self.reporter.say(self.dataset.summary())
+        if (weights := self.dataset.train_weights) is not None:
+            self.reporter.say(f"Interactions are weighed: {1 - weights.mean():.1%} of them are taken for chance.")
         lacking = missing_features(self.dataset, self.config)
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())

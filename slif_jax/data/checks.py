@@ -88,6 +88,9 @@ def _check_counts(dataset: Dataset) -> None:
     for name, (array, length) in lengths.items():
         if array is not None and (array.shape != (length,) or array.dtype.kind != "U"):
             raise DataError(f"{name}: expected {length} strings, got {array.dtype} of shape {array.shape}.")
+    weights, rows = dataset.train_weights, len(dataset.train)
+    if weights is not None and (weights.shape != (rows,) or not (np.isfinite(weights).all() and (weights > 0).all())):
+        raise DataError(f"train_weights: expected {rows} numbers above 0, one per row of train; None without any.")
 
 
 def _check_ids(array: np.ndarray, sizes: tuple[int, ...], words: tuple[str, ...], part: str, locate: Locate) -> None:

@@ -53,6 +53,8 @@ class Dataset:
       item_titles: `[num_items]` str, '' where unknown; None without titles.
       entity_names: `[num_entities]` str, likewise.
       relation_names: `[num_relations]` str, likewise.
+      train_weights: `[n]` float32 above 0, how much each row of `train` counts (`credibility.weigh_interactions`); None
+        where all count alike. Files do not hold it, and it is in no fingerprint.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Dataset:
     item_titles: np.ndarray | None = None
     entity_names: np.ndarray | None = None
     relation_names: np.ndarray | None = None
+    train_weights: np.ndarray | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

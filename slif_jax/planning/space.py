@@ -118,11 +118,12 @@ def _fixed_degree_bytes(sizes: Sizes, items: int, degree: int) -> int:
 
 
 def _sampling_bytes(sizes: Sizes, config: Config, devices: int) -> int:
-    """User and item of each interaction, the triples, and on a mesh the place of each row.
+    """User, item and weight of each interaction, the triples, and on a mesh the place of each row.
 
     Negatives of one's own are looked up among all interactions, on every device.
     """
-    total = rows_each(8 * sizes.num_edges, devices) + rows_each(12 * sizes.num_triples, devices)
+    each = 12 if config.weighs_interactions() else 8
+    total = rows_each(each * sizes.num_edges, devices) + rows_each(12 * sizes.num_triples, devices)
     total += 4 * (sizes.num_users + sizes.num_items) + (0 if config.loss == "softmax" else 4 * sizes.num_edges)
     if devices > 1:
         total += 4 * (sizes.num_users + sizes.num_items + sizes.num_entities)
