@@ -15,6 +15,7 @@ import pytest
 
 from slif_jax.collectives import take_rows_everywhere
 from slif_jax.config import Config
+from slif_jax.credibility import weigh_interactions
 from slif_jax.data import Dataset
 from slif_jax.data.synthetic import synthetic
 from slif_jax.engine import Engine, MeshProgram, make_engine, mesh_program
@@ -49,16 +50,20 @@ SMALL = Config(
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "bpr": {"loss": "bpr", "num_negatives": 2, "missing_features": "learned", "learn_feature_correlation": True},
-    "cold items": {"interaction_layers": 1, "correlation_mutual": True, "correlation_warm_up": "features"},
+    "cold items": {"interaction_layers": 1, "correlation_mutual": True, "correlation_warm_up": "features"}
+    | {"regression_weight": 0.1, "regression_rank": 7},
     "LightGCN": {"side_information": False},
     "blocks": {"gather_blocks": 4, "learn_feature_correlation": True, "regression_weight": 0.1, "regression_rank": 7}
-    | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3},
+    | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3, "weigh_interactions": True},
 }
 
 
 @functools.cache
 def dataset_of(variant: str) -> Dataset:
     made = synthetic(num_users=83, num_items=61, num_clusters=4, num_entities=90, seed=5)
+    if variant == "blocks":
+        made = weigh_interactions(made)
+        assert made.train_weights is not None
     return hold_out_items(made, 0.1, 0) if variant == "cold items" else made
 
 

@@ -20,6 +20,7 @@ FLAGS = (
     "--walk_rank=5",
     "--content_weight=0.1",
     "--content_rank=4",
+    "--weigh_interactions",
 )
 
 
