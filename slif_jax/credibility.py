@@ -7,7 +7,7 @@ import numpy as np
 from slif_jax.data import Dataset
 
 _LEAST_TAKEN = 0.3  # of the items: what they have in common is what chance gives to every item
-_RAREST = 0.01  # of the items: what these have is no more than what made them items of the data set
+_RAREST = 0.003  # of the items: what these have is no more than what made them items of the data set
 _SUSPICION = 1.5  # times as much is taken for chance: what slips through costs more than what is wronged
 _LEAST = 0.05
 
@@ -18,7 +18,7 @@ def weigh_interactions(dataset: Dataset) -> Dataset:
     Interactions are taken for a mixture of what users wanted and of pairs by chance, of a user and any item. Chance
     gives every item lambda interactions, and so of the d interactions of an item a share lambda / d: the weight of each
     of them is 1 - lambda / d, 0.05 at least. What chance gives shows in the items taken least: lambda is 1.5 times what
-    the 30 % of the items with fewest interactions have in the mean, beyond the number that 1 % of the items do not
+    the 30 % of the items with fewest interactions have in the mean, beyond the number that 0.3 % of the items do not
     exceed. Where many items have one interaction alone, lambda is 0 and nothing is weighed.
 
     Nothing is known of chance that takes what is popular, and items that were left out for having few interactions

@@ -69,10 +69,10 @@ def test_items_taken_once_say_that_nothing_was_made_by_chance():
 
 
 def test_weights_on_paper():
-    """Of 100 items, lambda is 1.5 times the mean of the 30 least taken, less what the second has."""
-    counts = [2, 4, *[8] * 28, *[20] * 70]
+    """Of 1,000 items, lambda is 1.5 times the mean of the 300 least taken, less what the fourth has."""
+    counts = [1, 2, 2, 3, *[6] * 296, *[10] * 700]
     dataset = with_counts(counts)
-    chance = 1.5 * (np.mean([2, 4, *[8] * 28]) - 4)
+    chance = 1.5 * (np.mean(counts[:300]) - 3)
     expected = np.maximum(1 - chance / np.array(counts)[dataset.train[:, 1]], 0.05)
     np.testing.assert_allclose(weights_of(dataset), expected, rtol=1e-6)
 
