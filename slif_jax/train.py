@@ -195,7 +195,7 @@ class _Training:
         """Says what is trained on."""
         self.reporter.say(self.dataset.summary())
         if (weights := self.dataset.train_weights) is not None:
-            self.reporter.say(f"Interactions are weighed: {1 - weights.mean():.1%} of them are taken for chance.")
+            self.reporter.say(f"Interactions are weighed: {1 - weights.mean():.1%} of them count as made by chance.")
         lacking = missing_features(self.dataset, self.config)
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())

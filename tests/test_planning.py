@@ -294,6 +294,17 @@ def test_a_narrower_model_is_named_where_it_fits():
     assert has_room(plan(SIZES, dataclasses.replace(wide, width=width), {}, dataclasses.replace(MACHINE, memory=room)))
 
 
+def test_smaller_linear_models_are_named_where_they_suffice():
+    sizes = dataclasses.replace(SIZES, num_users=800_000, num_items=90_000, num_entities=90_000)
+    linear = dataclasses.replace(FULL, regression_weight=0.1, regression_rank=512, walk_weight=0.1, walk_rank=100)
+    less = dataclasses.replace(linear, regression_rank=256, walk_rank=50)
+    room = 1.001 * sum(device_bytes(sizes, less, native_kernels=False).values())
+    made = plan(sizes, linear, {}, dataclasses.replace(MACHINE, memory=room))
+    assert not made.fits
+    (text,) = (text for text in made.remedies if "rank" in text)
+    assert text.startswith("--regression_rank=256 --walk_rank=50: ")
+
+
 def test_obstacles_beside_memory_are_told():
     huge = dataclasses.replace(MACHINE, memory=1e15)
     many = plan(dataclasses.replace(SIZES, num_edges=2**30), PLAIN, {}, huge)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.planning.sizes import Sizes
 
 
@@ -18,6 +18,8 @@ class Setting(NamedTuple):
 
 Needed = Callable[[Setting], int]
 _POWERS = tuple(2**i for i in range(1, 17))
+_RANKS = {"regression": "regression_rank", "walks": "walk_rank", CONTENT: "content_rank"}  # of linear models
+_LEAST_RANK = 8
 
 
 def gib(num_bytes: float | int) -> str:
@@ -43,6 +45,8 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     batches = [config.batch_size // n for n in _POWERS]
     cuts = [n for n in _POWERS if config.width % n == 0 and n > config.gather_blocks] if at.devices > 1 else []
     blocks = [(n, dataclasses.replace(config, gather_blocks=n)) for n in cuts]
+    ranks = [field for name, field in _RANKS.items() if name in config.linear_weights()]
+    smaller = [{field: max(1, getattr(config, field) // n) for field in ranks} for n in _POWERS if ranks]
     tried = [
         [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
         [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths],
@@ -58,6 +62,11 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
             for b in batches
             if b >= 256
         ],
+        [
+            (" ".join(f"--{field}={rank}" for field, rank in by.items()), at._replace(config=_with(config, by)))
+            for by in smaller
+            if min(by.values()) >= _LEAST_RANK
+        ],
         [("--precision=bf16", at._replace(config=_half(config)))],
         [(f"--gather_blocks={n}", at._replace(config=cut)) for n, cut in blocks],
         [(f"--precision=bf16 --gather_blocks={n}", at._replace(config=_half(cut))) for n, cut in blocks],
@@ -66,6 +75,10 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     found = [text for kind in tried if (text := _first(kind, needed, room, most_devices))]
     alone = [text for text in found if not text.startswith("--precision=bf16 ")]
     return tuple(alone if any(text.startswith(("--precision", "--gather")) for text in alone) else found)
+
+
+def _with(config: Config, changes: dict[str, int]) -> Config:
+    return dataclasses.replace(config, **changes)
 
 
 def _half(config: Config) -> Config:
