@@ -104,6 +104,7 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
         is_preset = not protocol.changes()
         found = folder.read_json(file) if is_preset else None
         known = _has(found, *expected, "dataset", "protocol", "split_fingerprint", "test", "test_users")
+        known = known and "among_cold" in found.get("test_groups", {}).get("items", {})  # not of an earlier version
         if found is not None and known and all(found[key] == value for key, value in expected.items()):
             results.append(found)
             continue
@@ -129,7 +130,7 @@ def _measure(
 ) -> dict[str, Any]:
     listed = _listed_items(dataset) if protocol.candidates == "listed" else None
     task = ranking_task(dataset, "test", config, protocol=protocol, candidates=listed)
-    cold_task = cold_items_task(dataset, "test", config, protocol=protocol)
+    cold_task = cold_items_task(dataset, "test", config, protocol=protocol, candidates=listed)
     among_cold = None if cold_task is None else evaluate_vectors(vectors, cold_task)
     return {
         "dataset": dataset.name,

@@ -19,7 +19,12 @@ _NORMAL_95 = 1.959963984540054  # the 97.5 % point of the standard normal distri
 
 
 def cold_items_task(
-    dataset: Dataset, split: str, config: Config, *, protocol: Protocol | None = None
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    *,
+    protocol: Protocol | None = None,
+    candidates: np.ndarray | None = None,
 ) -> RankingTask | None:
     """`ranking_task` with the items without training interactions as the only candidates and relevant items.
 
@@ -27,12 +32,14 @@ def cold_items_task(
 
     Args:
       dataset: loaded data.
-      split: as in `ranking_task`, like `config` and `protocol`; its candidates are set aside.
+      split: as in `ranking_task`, like all that follow.
       config: settings.
       protocol: the rules.
+      candidates: the items that may be recommended, if the protocol's are 'listed'.
 
     Returns:
-      The task, of the users with such relevant items; None if no such item is relevant to anybody.
+      The task, of the users with such relevant items; None if no such item is relevant to anybody, or none is a
+      candidate.
 
     Reference: as new items are evaluated in Volkovs et al., "DropoutNet: Addressing Cold Start in Recommender Systems",
     NeurIPS 2017.
@@ -40,11 +47,13 @@ def cold_items_task(
     is_cold = np.bincount(dataset.train[:, 1], minlength=dataset.num_items) == 0
     pairs = dataset.splits[split]
     relevant = pairs[is_cold[pairs[:, 1]]]
-    if not len(relevant):
+    rules = config.rules() if protocol is None else protocol
+    items = np.flatnonzero(is_cold) if candidates is None else np.intersect1d(candidates, np.flatnonzero(is_cold))
+    if not len(relevant) or not len(items) or rules.candidates == "train":
         return None
     dataset = dataclasses.replace(dataset, **{split: relevant})
-    rules = dataclasses.replace(config.rules() if protocol is None else protocol, candidates="listed")
-    return ranking_task(dataset, split, config, protocol=rules, candidates=np.flatnonzero(is_cold))
+    rules = dataclasses.replace(rules, candidates="listed")
+    return ranking_task(dataset, split, config, protocol=rules, candidates=items)
 
 
 def training_tasks(dataset: Dataset, config: Config) -> dict[str, RankingTask]:
@@ -133,12 +142,13 @@ def group_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluatio
     Args:
       evaluation: from `evaluate_vectors`.
       num_groups: groups by activity.
-      among_cold: of the same split, the cold items ranked among themselves (`evaluate.cold_items_task`).
+      among_cold: of the same split, the cold items ranked among themselves (`cold_items_task`).
 
     Returns:
       `{"items": {"warm": G, "cold": G, "among_cold": G}, "activity": {"5 to 17": G, ...}}` where G is `{"users": n,
       "relevant": r, "means": {metric: value}, "interval": {metric: [low, high]}}`, n the users that the means are over
       and r their relevant items. A group of nobody has no means and no interval, and without `among_cold` it is one.
+      `among_cold` has "candidates" too, the number of items in its lists: of n chance finds K / n (recall@K).
     """
     task = evaluation.task
 
@@ -163,12 +173,18 @@ def group_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluatio
                 _among_cold_values(evaluation, among_cold),
                 nobody if among_cold is None else evaluation.counted,
                 task.num_cold,
-            ),
+            )
+            | {"candidates": 0 if among_cold is None else _num_candidates(among_cold)},
         },
         "activity": {
             name: entry(evaluation.values, group == number, task.num_relevant) for number, name in enumerate(names)
         },
     }
+
+
+def _num_candidates(evaluation: Evaluation) -> int:
+    candidates = evaluation.task.arrays.candidates
+    return evaluation.task.arrays.is_cold.shape[0] if candidates is None else candidates.shape[0]
 
 
 def _among_cold_values(evaluation: Evaluation, among_cold: Evaluation | None) -> np.ndarray:

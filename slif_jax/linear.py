@@ -78,12 +78,13 @@ def fit_regression(
 ) -> LinearScores:
     """Predicts each item from the user's other items, by ridge regression on all training interactions.
 
-    With X the users' training items, as zeros and ones, W = c D_u^-p X the same with users weighed by their numbers of
-    interactions, the squared weights of those who have any 1 in the mean, and M = V diag(s^2 / (s^2 + l2)) V^T from the
-    singular values s and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items that the
-    user does not have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that EASE asks
-    for only changes items that the user has, whose scores here are high and mean nothing. An item without training
-    interactions scores as the mean of all others or, as far as `cold_reach` says, of the items that it is like.
+    With X the users' training items, as ones or what each counts, W = c D_u^-p X the same with users weighed by their
+    sums in X, 1 at least, the squared weights of those who have any 1 in the mean, and M = V diag(s^2 / (s^2 + l2)) V^T
+    from the singular values s and right singular vectors V of W, the score of item j is (X M)_j / (1 - M_jj). For items
+    that the user does not have this is EASE of weighed users, exactly so at full rank: there the zero diagonal that
+    EASE asks for only changes items that the user has, whose scores here are high and mean nothing. An item without
+    training interactions scores as the mean of all others or, as far as `cold_reach` says, of the items that it is
+    like.
 
     Args:
       dataset: loaded data.
@@ -259,8 +260,12 @@ def _with_cold(ends: np.ndarray, dataset: Dataset, cold: ColdItems | None, reach
     mean = ends[warm].mean(axis=0) if warm.any() else np.zeros(ends.shape[1])
     ends = np.where(warm[:, None], ends, mean)
     if cold is not None:
+        from scipy import sparse
+
         items, neighbors, weights = (np.asarray(x) for x in cold[:3])
-        ends[items] = mean + reach * (np.einsum("ck,ckr->cr", weights, ends[neighbors]) - mean)
+        rows = np.repeat(np.arange(len(items)), neighbors.shape[1])
+        near = sparse.csr_array((weights.ravel(), (rows, neighbors.ravel())), shape=(len(items), len(ends)))
+        ends[items] = mean + reach * (near @ ends - mean)
     return ends
 
 

@@ -194,8 +194,9 @@ class _Training:
     def greet(self) -> None:
         """Says what is trained on."""
         self.reporter.say(self.dataset.summary())
-        if (weights := self.dataset.train_weights) is not None:
-            self.reporter.say(f"Interactions are weighed: {1 - weights.mean():.1%} of them count as made by chance.")
+        if self.config.weighs_interactions():
+            lost = 0.0 if (weights := self.dataset.train_weights) is None else 1.0 - weights.mean()
+            self.reporter.say(f"Interactions weigh {lost:.1%} less: what chance alone may have made counts little.")
         lacking = missing_features(self.dataset, self.config)
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())

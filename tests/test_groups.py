@@ -1,5 +1,6 @@
 """Warm and cold items, activity groups, intervals, and the values per user that are left on disk."""
 
+import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import Evaluation, evaluate_vectors, ranking_task
 from slif_jax.model import Vectors
+from slif_jax.protocols import PROTOCOLS
+from slif_jax.train import train_and_evaluate
 
 CONFIG = Config(topk=(1, 3), select_on="recall@3", eval_block=8, activity_groups=2)
 
@@ -113,8 +116,38 @@ def test_cold_items_among_themselves(evaluation: Evaluation, dataset: Dataset, t
         values = file["among_cold_values"]
     np.testing.assert_equal(column(evaluation, values, "recall@1"), [0.0, 1.0, np.nan, 0.5, np.nan])
     nobody = groups.test_results(evaluation, 2, None)["test_groups"]["items"]["among_cold"]
-    assert nobody == {"users": 0, "relevant": 0, "means": {}, "interval": {}}
+    assert nobody == {"users": 0, "relevant": 0, "means": {}, "interval": {}, "candidates": 0}
+    assert entry["candidates"] == 2
     assert groups.cold_items_task(dataset, "valid", CONFIG) is None
+
+
+def test_cold_items_that_are_no_candidates_are_in_no_list(dataset: Dataset):
+    listed = dataclasses.replace(PROTOCOLS["strict"], candidates="listed")
+    task = groups.cold_items_task(dataset, "test", CONFIG, protocol=listed, candidates=np.array([0, 2, 7]))
+    assert task is not None
+    assert np.asarray(task.arrays.candidates).tolist() == [7]
+    assert not groups.cold_items_task(dataset, "test", CONFIG, protocol=listed, candidates=np.array([0, 2]))
+    in_train = dataclasses.replace(PROTOCOLS["strict"], candidates="train")
+    assert not groups.cold_items_task(dataset, "test", CONFIG, protocol=in_train)
+    for name in ("mmrec", "recbole", "kgat"):
+        task = groups.cold_items_task(dataset, "test", CONFIG, protocol=PROTOCOLS[name])
+        assert task is not None
+        found = evaluate_vectors(Vectors(jnp.ones((5, 1)), jnp.arange(8, dtype=jnp.float32)[:, None]), task)
+        np.testing.assert_array_equal(found.hits > 0, found.hits == 2)
+        assert (found.hits > 0).sum() == 4
+
+
+@pytest.mark.usefixtures("standard_promotion")  # for optax
+def test_a_training_ranks_cold_items_among_themselves(tmp_path: Path):
+    config = Config(dataset="synthetic:users=60,items=40,seed=1", width=8, epochs=1, cold_items=0.2)
+    found = train_and_evaluate(config, tmp_path, progress="off")["test_groups"]["items"]
+    assert found["among_cold"]["candidates"] == 8
+    assert found["among_cold"]["relevant"] == found["cold"]["relevant"] > 0
+    assert found["among_cold"]["means"]["recall@5"] >= found["cold"]["means"]["recall@5"]
+    with np.load(tmp_path / "test_users.npz", allow_pickle=False) as file:
+        values, counted = file["among_cold_values"], file["counted"]
+    means = np.nanmean(values[counted], axis=0)
+    np.testing.assert_allclose(means, list(found["among_cold"]["means"].values()))
 
 
 def test_a_group_of_nobody_has_no_means(dataset: Dataset):

@@ -145,6 +145,12 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
     configs = {arm.label: arm.config for arm in studies.ablation(full, dataset, seeds=(0,)).arms}
     for name in weights:
         assert configs[f"no {name}"].linear_weights() == {k: v for k, v in weights.items() if k != name}
+    weighing = dataclasses.replace(CONFIG, weigh_interactions=True)
+    alike = "all interactions alike"  # a row where they are not
+    assert alike not in {arm.label for arm in studies.ablation(weighing, dataset, seeds=(0,)).arms}
+    weighed = dataclasses.replace(dataset, train_weights=np.full(len(dataset.train), 0.5, np.float32))
+    configs = {arm.label: arm.config for arm in studies.ablation(weighing, weighed, seeds=(0,)).arms}
+    assert configs[alike] == CONFIG
     bare = dataclasses.replace(dataset, features={}, triples=dataset.triples[:0], num_relations=0)
     assert "no content likeness" not in {arm.label for arm in studies.ablation(full, bare, seeds=(0,)).arms}
     assert [arm.label for arm in studies.ablation(CONFIG, bare, seeds=(0,)).arms] == [

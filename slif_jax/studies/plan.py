@@ -124,7 +124,7 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
         without[f"no {name}"] = {"modalities": left or ("none",)}
     if config.contrasted_views(side_views(dataset, config)):
         without["no consistency"] = {"consistency": False}
-    if config.weighs_interactions():
+    if config.weighs_interactions() and dataset.train_weights is not None:
         without["all interactions alike"] = {"weigh_interactions": False}
     for name, weight in (
         ("regression", "regression_weight"),
