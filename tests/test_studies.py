@@ -62,6 +62,7 @@ class FakeTraining:
             "valid": test,
             "test": test if options.get("evaluate_test", True) else {},
             "test_interval": {name: [0.1, 0.2] for name in names},
+            "test_groups": {"items": {"among_cold": {"candidates": 80}}},
             "seconds": {"train": 1.0},
         }
         folder.write_json("result.json", result)
@@ -275,7 +276,8 @@ def test_cold_and_warm_items_are_rows_apart(training: FakeTraining, dataset: dat
         (part, users) for part, users in (("all", 40), ("warm", 40), ("cold", 10), ("among_cold", 10)) for _ in range(2)
     ]
     assert study["rows"][0]["scores"]["recall@20"]["std"] is None
-    assert "cold items" in (tmp_path / "study.md").read_text()
+    written = (tmp_path / "study.md").read_text()
+    assert "lists of these 80 items alone, of which chance would find 0.2500 (recall@20)" in written
     assert matplotlib.image.imread(tmp_path / "study.png").ndim == 3
 
 

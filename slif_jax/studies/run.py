@@ -182,6 +182,7 @@ def _describe(
             "test": {metric: result["test"][metric] for metric in plan.metrics},
             "seconds": round(sum(result["seconds"].values()), 1),
             "epoch_seconds": _epoch_seconds(result),
+            "cold_candidates": result.get("test_groups", {}).get("items", {}).get("among_cold", {}).get("candidates"),
         }
         for label, run, seed in ((arm.label, arm.run_name(seed), seed) for arm in plan.arms for seed in plan.seeds)
         for result in [results[label, seed]]

@@ -94,8 +94,18 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
             f"each user's value averaged over seeds first; alternative: {_SIDES[study['alternative']]}; corrected "
             "after Holm over the tested rows of the column."
         )
+    candidates = study["cells"][0].get("cold_candidates") if study["cells"] else None
+    if candidates and any(row["part"] == "among_cold" for row in study["rows"]):
+        notes.append(
+            f"Cold items among themselves: lists of these {candidates:,} items alone, of which chance would find "
+            f"{', '.join(f'{min(1.0, k / candidates):.4f} (recall@{k})' for k in _cutoffs(study['metrics']))}."
+        )
     notes.append("Seconds, medians over runs: steps, rebuild and validation; not compiling, loading and test.")
     return [*notes, *provenance_notes(study)]
+
+
+def _cutoffs(metrics: list[str]) -> list[int]:
+    return sorted({int(metric.partition("@")[2]) for metric in metrics})
 
 
 def sweep_table(study: dict[str, Any]) -> Table:
