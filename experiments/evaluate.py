@@ -104,7 +104,7 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
         is_preset = not protocol.changes()
         found = folder.read_json(file) if is_preset else None
         known = _has(found, *expected, "dataset", "protocol", "split_fingerprint", "test", "test_users")
-        known = known and "among_cold" in found.get("test_groups", {}).get("items", {})  # not of an earlier version
+        known = known and _has_cold_items(found)
         if found is not None and known and all(found[key] == value for key, value in expected.items()):
             results.append(found)
             continue
@@ -123,6 +123,11 @@ def _measure_run(folder: Workdir, protocols: list[Protocol]) -> list[dict[str, A
 def _has(found: Any, *names: str) -> bool:
     """Whether a file held an object with these fields."""
     return isinstance(found, dict) and set(names) <= found.keys()
+
+
+def _has_cold_items(found: Any) -> bool:
+    """Whether cold items were ranked among themselves, as earlier versions did not."""
+    return _has(found.get("test_groups"), "items") and _has(found["test_groups"]["items"], "among_cold")
 
 
 def _measure(
