@@ -223,8 +223,7 @@ def _candidate_order(
     """The candidates, first the one that wins a tie; None for all items in their own order."""
     if (listed is not None) != (protocol.candidates == "listed"):
         raise ValueError(
-            f"`candidates` must be given if, and only if, the protocol's candidates are 'listed': "
-            f"they are '{protocol.candidates}'."
+            f"`candidates` must be given if and only if the protocol's are 'listed': they are '{protocol.candidates}'."
         )
     if protocol.candidates == "all" and protocol.ties == "lower":
         return None
@@ -237,7 +236,8 @@ def _candidate_order(
             raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {got}.")
     else:
         order = np.flatnonzero(~is_cold) if protocol.candidates == "train" else np.arange(dataset.num_items)
-    return order if protocol.ties == "lower" else order[::-1]
+    shuffled = np.random.default_rng(0).permutation(order)
+    return {"lower": order, "higher": order[::-1], "shuffled": shuffled}[protocol.ties]
 
 
 @functools.partial(jax.jit, static_argnames=("width", "block"))

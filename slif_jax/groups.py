@@ -28,7 +28,8 @@ def cold_items_task(
 ) -> RankingTask | None:
     """`ranking_task` with the items without training interactions as the only candidates and relevant items.
 
-    They are ranked among themselves: how their scores compare with those of other items plays no part.
+    They are ranked among themselves: how their scores compare with those of other items plays no part. Ties are
+    'shuffled': who knows nothing of such items finds what chance finds, and not what the order of ids tells.
 
     Args:
       dataset: loaded data.
@@ -52,7 +53,7 @@ def cold_items_task(
     if not len(relevant) or not len(items) or rules.candidates == "train":
         return None
     dataset = dataclasses.replace(dataset, **{split: relevant})
-    rules = dataclasses.replace(rules, candidates="listed")
+    rules = dataclasses.replace(rules, candidates="listed", ties="shuffled")
     return ranking_task(dataset, split, config, protocol=rules, candidates=items)
 
 

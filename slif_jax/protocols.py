@@ -11,7 +11,7 @@ from typing import Any
 MASKS = ("train", "train+valid")
 CANDIDATES = ("all", "train", "listed")
 IDEALS = ("reachable", "found")
-TIES = ("lower", "higher")
+TIES = ("lower", "higher", "shuffled")
 COLD_USERS = ("apart", "drop", "count")
 SELECTION_PARTS = ("valid", "test")
 _MOST_DIGITS = 15  # a double has no more
@@ -35,7 +35,8 @@ class Protocol:
         most K of them.
       list_length: K* at least; the largest cut-off where that is longer.
       dedup: whether a relevant item that the data repeat counts once in R.
-      ties: of two equal scores the item with the 'lower' or the 'higher' id comes first.
+      ties: of two equal scores the item with the 'lower' or the 'higher' id comes first, or, 'shuffled', that which
+        does in one order of all items, drawn once and for all: ids may tell what is popular.
       cold_users: users without training interactions are reported 'apart' from the means, left out ('drop'), or
         'count' in them.
       round_digits: decimals to which means are rounded *before* an epoch is chosen; None does not round.

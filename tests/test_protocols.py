@@ -100,6 +100,7 @@ def test_candidates_and_ties(dataset: Dataset, scores):
         (Protocol("x", candidates="train"), warm, None),
         (Protocol("x", candidates="train", ties="higher"), warm[::-1], None),
         (Protocol("x", ties="higher"), np.arange(dataset.num_items)[::-1], None),
+        (Protocol("x", ties="shuffled"), np.random.default_rng(0).permutation(dataset.num_items), None),
         (Protocol("x", candidates="listed"), np.unique(listed), listed),
     ):
         got = measure(dataset, scores, "test", protocol, given)
