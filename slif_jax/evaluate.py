@@ -236,8 +236,8 @@ def _candidate_order(
             raise ValueError(f"`candidates` must be item ids from 0 to {dataset.num_items - 1}: got {got}.")
     else:
         order = np.flatnonzero(~is_cold) if protocol.candidates == "train" else np.arange(dataset.num_items)
-    shuffled = np.random.default_rng(0).permutation(order)
-    return {"lower": order, "higher": order[::-1], "shuffled": shuffled}[protocol.ties]
+    by_id = order if protocol.ties == "lower" else order[::-1]
+    return np.random.default_rng(0).permutation(order) if protocol.ties == "shuffled" else by_id
 
 
 @functools.partial(jax.jit, static_argnames=("width", "block"))

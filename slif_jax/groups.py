@@ -166,6 +166,7 @@ def group_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluatio
 
     group, names = activity(evaluation, num_groups)
     nobody = np.zeros_like(evaluation.counted)
+    candidates = None if among_cold is None else among_cold.task.arrays.candidates
     return {
         "items": {
             "warm": entry(item_values(evaluation, cold=False), evaluation.counted, task.num_relevant - task.num_cold),
@@ -175,17 +176,12 @@ def group_results(evaluation: Evaluation, num_groups: int, among_cold: Evaluatio
                 nobody if among_cold is None else evaluation.counted,
                 task.num_cold,
             )
-            | {"candidates": 0 if among_cold is None else _num_candidates(among_cold)},
+            | {"candidates": 0 if candidates is None else len(candidates)},
         },
         "activity": {
             name: entry(evaluation.values, group == number, task.num_relevant) for number, name in enumerate(names)
         },
     }
-
-
-def _num_candidates(evaluation: Evaluation) -> int:
-    candidates = evaluation.task.arrays.candidates
-    return evaluation.task.arrays.is_cold.shape[0] if candidates is None else candidates.shape[0]
 
 
 def _among_cold_values(evaluation: Evaluation, among_cold: Evaluation | None) -> np.ndarray:

@@ -46,7 +46,7 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     cuts = [n for n in _POWERS if config.width % n == 0 and n > config.gather_blocks] if at.devices > 1 else []
     blocks = [(n, dataclasses.replace(config, gather_blocks=n)) for n in cuts]
     ranks = [field for name, field in _RANKS.items() if name in config.linear_weights()]
-    smaller = [{field: max(1, getattr(config, field) // n) for field in ranks} for n in _POWERS if ranks]
+    smaller = [{field: getattr(config, field) // n for field in ranks} for n in _POWERS if ranks]
     tried = [
         [(f"{n * at.devices} devices", at._replace(devices=n * at.devices)) for n in _POWERS],
         [(f"--width={w}", at._replace(config=dataclasses.replace(config, width=w))) for w in widths],
@@ -63,7 +63,10 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
             if b >= 256
         ],
         [
-            (" ".join(f"--{field}={rank}" for field, rank in by.items()), at._replace(config=_with(config, by)))
+            (
+                " ".join(f"--{field}={rank}" for field, rank in by.items()),
+                at._replace(config=dataclasses.replace(config, **by)),
+            )
             for by in smaller
             if min(by.values()) >= _LEAST_RANK
         ],
@@ -75,10 +78,6 @@ def settings_that_fit(at: Setting, needed: Needed, room: int, *, most_devices: i
     found = [text for kind in tried if (text := _first(kind, needed, room, most_devices))]
     alone = [text for text in found if not text.startswith("--precision=bf16 ")]
     return tuple(alone if any(text.startswith(("--precision", "--gather")) for text in alone) else found)
-
-
-def _with(config: Config, changes: dict[str, int]) -> Config:
-    return dataclasses.replace(config, **changes)
 
 
 def _half(config: Config) -> Config:
