@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from slif_jax import data, plots
 from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
 from slif_jax.config import CONTENT, Config
+from slif_jax.credibility import summary_of_weights
 from slif_jax.debug import failing_operation
 from slif_jax.engine import Engine, make_engine
 from slif_jax.graphs import build_graphs, missing_features, used_modalities
@@ -195,8 +196,7 @@ class _Training:
         """Says what is trained on."""
         self.reporter.say(self.dataset.summary())
         if self.config.weighs_interactions():
-            lost = 0.0 if (weights := self.dataset.train_weights) is None else 1.0 - weights.mean()
-            self.reporter.say(f"Interactions weigh {lost:.1%} less: what chance alone may have made counts little.")
+            self.reporter.say(summary_of_weights(self.dataset))
         lacking = missing_features(self.dataset, self.config)
         if any(lacking.values()):
             counts = ", ".join(f"{name} {count:,}" for name, count in lacking.items())

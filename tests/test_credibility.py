@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from slif_jax import graphs, linear, noise, sampling
+from slif_jax import credibility, graphs, linear, noise, sampling
 from slif_jax.config import Config
-from slif_jax.credibility import weigh_interactions
+from slif_jax.credibility import share_of_chance, weigh_interactions
 from slif_jax.data import DataError, Dataset, validate
 from slif_jax.data.synthetic import synthetic
 from slif_jax.prepare import load_dataset
 from slif_jax.train_step import training_data
 
-CLEAN = synthetic(num_users=400, num_items=150, seed=3)
+CLEAN = synthetic(num_users=1000, num_items=600, seed=3)
 NOISY = noise.add_interactions(CLEAN, 0.4, 0)
 
 
@@ -30,50 +30,55 @@ def weights_of(dataset: Dataset) -> np.ndarray:
     return weights
 
 
-def with_counts(counts: list[int], num_users: int = 60) -> Dataset:
-    """Item i is taken by `counts[i]` users, one after the other round the table."""
-    firsts = np.cumsum([0, *counts])
-    pairs = [((firsts[i] + j) % num_users, i) for i, count in enumerate(counts) for j in range(count)]
-    return dataclasses.replace(
-        CLEAN,
-        num_users=num_users,
-        num_items=len(counts),
-        num_entities=len(counts),
-        num_relations=0,
-        train=np.array(sorted(pairs), np.int32),
-        valid=np.zeros((0, 2), np.int32),
-        test=np.zeros((0, 2), np.int32),
-        triples=np.zeros((0, 3), np.int32),
-        features={},
-        user_ids=np.arange(num_users).astype(str),
-        item_ids=np.arange(len(counts)).astype(str),
-        item_titles=None,
-        entity_names=None,
-        relation_names=None,
-    )
-
-
 def test_what_was_added_by_chance_counts_less():
-    clean = with_counts([1 + int(290 / (i + 1) ** 0.8) for i in range(400)], num_users=300)
-    noisy = noise.add_interactions(clean, 0.4, 0)
-    made, weights = np.isin(keys(noisy), keys(clean)), weights_of(noisy)
+    made, weights = np.isin(keys(NOISY), keys(CLEAN)), weights_of(NOISY)
     assert weights.dtype == np.float32
-    assert weights[made].mean() > weights[~made].mean() + 0.1
+    assert weights[made].mean() > weights[~made].mean() + 0.05
     assert weights.min() >= 0.05
     assert weights.max() <= 1.0
-    assert weights_of(clean).mean() > weights.mean() + 0.1
+    np.testing.assert_array_equal(weights, weights_of(NOISY))
 
 
-def test_items_taken_once_say_that_nothing_was_made_by_chance():
-    assert weigh_interactions(with_counts([1] * 40 + [9, 12, 20, 30] * 15)).train_weights is None
+def only_items(dataset: Dataset, keep: np.ndarray) -> Dataset:
+    return dataclasses.replace(dataset, train=dataset.train[keep[dataset.train[:, 1]]])
 
 
-def test_weights_on_paper():
-    """Of 1,000 items, lambda is 1.5 times the mean of the 300 least taken, less what the fourth has."""
-    counts = [1, 2, 2, 3, *[6] * 296, *[10] * 700]
-    dataset = with_counts(counts)
-    chance = 1.5 * (np.mean(counts[:300]) - 3)
-    expected = np.maximum(1 - chance / np.array(counts)[dataset.train[:, 1]], 0.05)
+def test_clean_data_are_left_alone_with_and_without_rare_items():
+    counts = np.bincount(CLEAN.train[:, 1], minlength=600)
+    for least in (1, 5, 10):
+        assert weigh_interactions(only_items(CLEAN, counts >= least)).train_weights is None
+    assert share_of_chance(only_items(NOISY, np.bincount(NOISY.train[:, 1], minlength=600) >= 10)) > 0.2
+
+
+def test_share_of_chance_is_what_chance_made_of_rare_items():
+    """Rare items lose their own takers: all of them, or half, for users drawn by activity."""
+    counts = np.bincount(CLEAN.train[:, 1], minlength=600)
+    rare = (counts > 1) & (counts <= np.quantile(counts[counts > 1], 0.3))
+    rng = np.random.default_rng(0)
+    found = []
+    for share in (0.0, 0.5, 1.0):
+        train = CLEAN.train.copy()
+        lost = rare[train[:, 1]] & (rng.random(len(train)) < share)
+        train[lost, 0] = rng.choice(CLEAN.train[:, 0], lost.sum())
+        found.append(share_of_chance(dataclasses.replace(CLEAN, train=np.unique(train, axis=0))))
+    assert found[0] == 0.0
+    assert 0.2 < found[1] < 0.9
+    assert found[2] > 0.85
+
+
+def test_where_it_cannot_be_told_nothing_is_weighed():
+    few = noise.add_interactions(synthetic(num_users=60, num_items=40, seed=0), 0.5, 0)
+    assert share_of_chance(few) == 0.0
+    assert weigh_interactions(few).train_weights is None
+
+
+def test_weights_on_paper(monkeypatch):
+    """Of four items with two interactions or more, the one taken least has 2, and half of these by chance."""
+    monkeypatch.setattr(credibility, "share_of_chance", lambda dataset: 0.5)
+    counts = [1, 2, 4, 10, 40]
+    pairs = [(user, item) for item, count in enumerate(counts) for user in range(count)]
+    dataset = dataclasses.replace(CLEAN, train=np.array(sorted(pairs), np.int32))
+    expected = np.array([0.05, 0.5, 0.75, 0.9, 0.975])[dataset.train[:, 1]]
     np.testing.assert_allclose(weights_of(dataset), expected, rtol=1e-6)
 
 
@@ -82,9 +87,9 @@ def test_weights_reach_graphs_linear_models_and_losses():
     weighed = weigh_interactions(NOISY)
     w = weights_of(NOISY).astype(np.float64)
     users, items = NOISY.train.T
-    ends = np.bincount(users, w, 400)[users] * np.bincount(items, w, 150)[items]
+    ends = np.bincount(users, w, 1000)[users] * np.bincount(items, w, 600)[items]
     built: Any = graphs.build_graphs(weighed, config)
-    found = np.zeros((400, 150))
+    found = np.zeros((1000, 600))
     at = built.user_items
     found[np.asarray(at.receivers)[: len(w)], np.asarray(at.senders)[: len(w)]] = np.asarray(graphs.edge_weights(at))[
         : len(w)
@@ -102,7 +107,7 @@ def test_weights_reach_graphs_linear_models_and_losses():
 
 
 def test_they_are_estimated_where_they_are_asked_for():
-    config = Config(dataset="synthetic:users=400,items=150,seed=3", interaction_noise=0.4, weigh_interactions=True)
+    config = Config(dataset="synthetic:users=1000,items=600,seed=3", interaction_noise=0.4, weigh_interactions=True)
     assert load_dataset(config).train_weights is not None
     assert load_dataset(dataclasses.replace(config, side_information=False)).train_weights is None
     assert load_dataset(dataclasses.replace(config, weigh_interactions=False)).train_weights is None

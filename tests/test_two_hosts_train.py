@@ -1,6 +1,7 @@
 """A training of two processes gives the numbers of one, and the first of them alone writes."""
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ FLAGS = (
     "--walk_rank=5",
     "--content_weight=0.1",
     "--content_rank=4",
+    "--dataset=synthetic",
+    "--interaction_noise=0.8",
     "--weigh_interactions",
 )
 
@@ -50,8 +53,9 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_where_they_were(tmp_pat
             assert ("Best epoch" in done.output) == (index == 0), done.output
     alone = [*train, "--patience=100000", f"--epochs={epochs + 1}", f"--workdir={tmp_path / 'one'}"]
     with start_processes(alone, 1, 1) as processes:
-        for done in processes.wait():
-            assert done.status == 0, done.output
+        (done,) = processes.wait()
+    assert done.status == 0, done.output
+    assert re.search(r"Interactions weigh [1-9].*% less", done.output)
     (losses, test), (mesh_losses, mesh_test) = numbers(tmp_path / "one"), numbers(tmp_path / "two")
     assert len(mesh_losses) == epochs + 1
     for ours, theirs in zip(mesh_losses[:4], losses[:4], strict=True):  # rounding grows from epoch to epoch
