@@ -126,7 +126,7 @@ def build_graphs(dataset: Dataset, config: Config, mesh: Mesh | None = None) -> 
       ValueError: if `config.modalities` names one that the data do not have, or the data break a rule of `Dataset`.
     """
     users, items = fitting(dataset).train.T
-    credible = np.ones(len(users)) if dataset.train_weights is None else dataset.train_weights.astype(np.float64)
+    credible = dataset.train_values
     user_degree = np.bincount(users, credible, dataset.num_users)
     item_degree = np.bincount(items, credible, dataset.num_items)
     weight = (credible / np.sqrt(user_degree[users] * item_degree[items])).astype(np.float32)

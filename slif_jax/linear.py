@@ -249,8 +249,7 @@ def _history(dataset: Dataset) -> Any:
     """Training items of every user, as a sparse matrix `[U, I]` of ones, or of what each of them counts."""
     from scipy import sparse
 
-    users, items = dataset.train.T
-    values = np.ones(len(users)) if dataset.train_weights is None else dataset.train_weights.astype(np.float64)
+    values, (users, items) = dataset.train_values, dataset.train.T
     return sparse.csr_array((values, (users, items)), shape=(dataset.num_users, dataset.num_items))
 
 

@@ -86,6 +86,11 @@ class Dataset:
         """The three splits by name, in the order train, valid, test."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
+    @property
+    def train_values(self) -> np.ndarray:
+        """`[n]` float64: `train_weights`, ones without them."""
+        return np.ones(len(self.train)) if self.train_weights is None else self.train_weights.astype(np.float64)
+
     @functools.cached_property
     def split_fingerprint(self) -> str:
         """SHA-256 of the counts and the three splits: equal when results may be compared."""
