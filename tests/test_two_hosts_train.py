@@ -22,7 +22,7 @@ FLAGS = (
     "--content_weight=0.1",
     "--content_rank=4",
     "--dataset=synthetic",
-    "--interaction_noise=0.8",
+    "--interaction_noise=0.5",
     "--weigh_interactions",
 )
 
