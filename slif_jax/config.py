@@ -157,8 +157,8 @@ class Config:
     weigh_interactions: bool = _setting(
         False,
         "Training interactions that chance alone may have made count less, in losses, graphs and linear models; how "
-        "many there are shows in how badly takers of rare items can be foretold. For noisy data; nothing changes where "
-        "there is no sign of chance, nor with --noside_information.",
+        "many there are shows in how badly takers of rare items can be predicted. For noisy data; nothing changes "
+        "where there is no sign of chance, nor with --noside_information.",
     )
 
     # Linear models of the interactions, and of features, beside the vectors
