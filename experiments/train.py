@@ -13,8 +13,9 @@ from experiments.stopping import stop_on_signals
 from slif_jax import ops
 from slif_jax.events import with_tensorboard
 from slif_jax.meshes import make_mesh
+from slif_jax.outcome import describe_result
 from slif_jax.progress import MODES
-from slif_jax.train import describe_result, train_and_evaluate
+from slif_jax.train import train_and_evaluate
 from slif_jax.workdir import RESUME_MODES
 
 _WORKDIR = flags.DEFINE_string(

@@ -162,6 +162,11 @@ class Config:
     )
 
     # Linear models of the interactions, and of features, beside the vectors
+    tune_linear_weights: bool = _setting(
+        True,
+        "Tune what the linear models below weigh on validation, at every evaluation, beginning with the weights given; "
+        "False: these stay. Nothing changes where all are 0.",
+    )
     regression_weight: float = _setting(
         0.0,
         "Weight of an item-item regression (EASE) in the scores: cosines that one standard deviation of it is worth, "
@@ -188,6 +193,12 @@ class Config:
         minimum=0.0,
     )
     content_rank: int = _setting(128, "Principal columns of the features it is made of.", minimum=1)
+    popularity_weight: float = _setting(
+        0.0,
+        "Weight of the logarithm of an item's training interactions in the scores, as --regression_weight; 0: none. "
+        "Cosines forget how much an item is taken.",
+        minimum=0.0,
+    )
 
     # Losses
     loss: str = _setting(
@@ -310,10 +321,15 @@ class Config:
         """Weights of the linear models that scores have a part of, by name."""
         weights = {
             CONTENT: self.content_weight,
+            "popularity": self.popularity_weight,
             "regression": self.regression_weight,
             "walks": self.walk_weight,
         }
         return {name: weight for name, weight in weights.items() if weight > 0 and self.side_information}
+
+    def tunes_linear_weights(self) -> bool:
+        """Whether the weights of linear models are tuned on validation."""
+        return self.tune_linear_weights and bool(self.linear_weights())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types."""

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
+from slif_jax.blend import TUNING, Lists, score_lists, tune_weights, with_linear_weights, with_weights
+from slif_jax.checkpoint import from_first
 from slif_jax.collectives import gather_rows
 from slif_jax.data import Dataset
 from slif_jax.evaluate import (
@@ -17,8 +20,8 @@ from slif_jax.evaluate import (
     TaskArrays,
     evaluate_vectors,
     evaluation_of,
+    list_block,
     list_width,
-    rank_block,
 )
 from slif_jax.graphs import Graphs
 from slif_jax.meshes import built_on_host, check_divides
@@ -41,6 +44,9 @@ class MeshProgram(NamedTuple):
     """`run_epoch(state, graphs, data)`, jitted; the state is donated."""
 
 
+Tuner = Callable[[TrainState, Encoded], tuple[TrainState, Encoded]]
+
+
 class Engine(NamedTuple):
     """What a training does between two looks at the clock. States are as `put` gives them."""
 
@@ -56,6 +62,10 @@ class Engine(NamedTuple):
     feed_back: Callable[[TrainState, Encoded], TrainState]
     evaluate: Callable[[Encoded, str], Evaluation]
     """Full ranking of a split."""
+    linear_names: tuple[str, ...] = ()
+    """The linear models beside the vectors, in the order of their weights."""
+    tune: Tuner | None = None
+    """Tunes the weights of the linear models on validation; None where that is not to be done."""
     program: MeshProgram | None = None
     """On a mesh, what `run_epoch` runs."""
 
@@ -105,7 +115,38 @@ def _on_one_device(
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed_back(state, encoded, graphs, config),
         evaluate=lambda encoded, split: evaluate_vectors(encoded.ranked, tasks[split]),
+        linear_names=model.linear_names,
+        tune=_tuner_on_one_device(model, graphs, tasks.get(TUNING)),
     )
+
+
+def _tuner_on_one_device(model: SlifMr, graphs: Graphs, task: RankingTask | None) -> Tuner | None:
+    if task is None:
+        return None
+    score = jax.jit(functools.partial(score_lists, block=task.block))
+
+    def lists(encoded: Encoded) -> Lists:
+        return jax.tree.map(np.asarray, score(encoded.ranked, encoded.final.users, graphs.linear, task.arrays))
+
+    weigh = jax.jit(lambda encoded, weights: with_weights(encoded, graphs.linear, weights))
+    return _tuner(model, lists, jnp.asarray, weigh)
+
+
+def _tuner(
+    model: SlifMr,
+    lists: Callable[[Encoded], Lists],
+    put: Callable[[np.ndarray], Array],
+    weigh: Callable[[Encoded, Array], Encoded],
+) -> Tuner:
+    given = model.config.linear_weights()
+    start = np.array([given[name] for name in model.linear_names])
+
+    def tune(state: TrainState, encoded: Encoded) -> tuple[TrainState, Encoded]:
+        found = tune_weights(lists(encoded), start)
+        weights = put(np.asarray(from_first(found.tolist()), np.float32))
+        return with_linear_weights(state, weights), weigh(encoded, weights)
+
+    return tune
 
 
 def mesh_program(
@@ -193,14 +234,32 @@ def _on_mesh(
         def rank(final: Vectors, arrays: TaskArrays, item_rows: Array) -> Array:
             vectors = Vectors(final.users, gather_rows(final.items, sharder.axis)[item_rows])
             starts = jnp.arange(0, arrays.users.shape[0], task.block, dtype=jnp.int32)
-            one = functools.partial(rank_block, width=list_width(task), block=task.block)
-            hits = jax.lax.map(lambda start: one(vectors, arrays, start), starts)
+            one = functools.partial(list_block, width=list_width(task), block=task.block)
+            hits = jax.lax.map(lambda start: one(vectors, arrays, start).hits, starts)
             return hits.reshape(-1, hits.shape[-1])
 
         ranked = mapped(rank, (rows, specs, whole), rows)
         return lambda encoded: evaluation_of(task, sharder.on_host(ranked(encoded.ranked, arrays, item_rows))[order])
 
-    evaluators = {split: evaluator(task) for split, task in tasks.items()}
+    def tuner(task: RankingTask) -> Tuner:
+        arrays, order = sharder.task(task)
+        specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
+        linear_spec = graphs_spec.linear
+
+        def score(ranked: Vectors, users: Array, linear: Any, arrays: TaskArrays, item_rows: Array) -> Lists:
+            vectors = Vectors(ranked.users, gather_rows(ranked.items, sharder.axis)[item_rows])
+            return score_lists(vectors, users, linear, arrays, block=task.block)
+
+        scored = mapped(score, (rows, rows, linear_spec, specs, whole), rows)
+        weigh = mapped(with_weights, (rows, linear_spec, whole), rows)
+
+        def lists(encoded: Encoded) -> Lists:
+            found = scored(encoded.ranked, encoded.final.users, graphs.linear, arrays, item_rows)
+            return jax.tree.map(lambda x: sharder.on_host(x)[order], found)
+
+        return _tuner(model, lists, sharder.replicate, lambda encoded, weights: weigh(encoded, graphs.linear, weights))
+
+    evaluators = {split: evaluator(task) for split, task in tasks.items() if split != TUNING}
     return Engine(
         put=sharder.state,
         get=sharder.state_on_host,
@@ -209,5 +268,7 @@ def _on_mesh(
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed(state, encoded, graphs),
         evaluate=lambda encoded, split: evaluators[split](encoded),
+        linear_names=model.linear_names,
+        tune=tuner(tasks[TUNING]) if TUNING in tasks else None,
         program=program,
     )

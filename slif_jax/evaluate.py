@@ -23,7 +23,7 @@ from slif_jax.kernels.topk.reference import best
 from slif_jax.metrics import metric_names, ranking_metrics
 from slif_jax.model import Vectors
 from slif_jax.protocols import Protocol, with_rules
-from slif_jax.rows import contains
+from slif_jax.rows import contains, csr_rows
 
 SPLITS = ("valid", "test")
 
@@ -99,28 +99,6 @@ class Evaluation(NamedTuple):
         if digits is not None:
             means = np.round(means, digits)
         return dict(zip(self.names, means.tolist(), strict=True))
-
-
-def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-    """The items of each of `users`, as a CSR with a row per entry of `users`.
-
-    Args:
-      pairs: `[n, 2]` user, item.
-      users: `[m]` distinct, ascending user indices.
-      num_users: U.
-
-    Returns:
-      `[m + 1]` row bounds and the items, ascending within a row, int32.
-    """
-    row_of = np.full(num_users, -1, np.int64)
-    row_of[users] = np.arange(len(users))
-    rows, items = row_of[pairs[:, 0]], pairs[:, 1]
-    keep = rows >= 0
-    rows, items = rows[keep], items[keep]
-    order = np.lexsort((items, rows))
-    indptr = np.zeros(len(users) + 1, np.int32)
-    np.cumsum(np.bincount(rows, minlength=len(users)), out=indptr[1:])
-    return indptr, items[order].astype(np.int32)
 
 
 def among_candidates(pairs: np.ndarray, candidates: np.ndarray, num_items: int) -> np.ndarray:
@@ -240,21 +218,28 @@ def _candidate_order(
     return np.random.default_rng(0).permutation(order) if protocol.ties == "shuffled" else by_id
 
 
+class Listed(NamedTuple):
+    """The lists of a block of users."""
+
+    items: Int[Array, "block width"]
+    """Items by rank, as places among the candidates where the task has those; -1 where there is none."""
+    hits: Int8[Array, "block width"]
+    """0 no hit, 1 a hit on an item with training interactions, 2 on one without."""
+
+
 @functools.partial(jax.jit, static_argnames=("width", "block"))
-def rank_block(
-    vectors: Vectors, arrays: TaskArrays, start: Int[Array, ""], *, width: int, block: int
-) -> Int8[Array, "block width"]:
-    """Where the hits are in the lists of `block` users of a task.
+def list_block(vectors: Vectors, arrays: TaskArrays, start: Int[Array, ""], *, width: int, block: int) -> Listed:
+    """The items that are ranked first for `block` users of a task, and which of them are hits.
 
     Args:
       vectors: final vectors of users and items.
       arrays: of a `RankingTask`.
       start: first row of the block.
-      width: length K* of the lists. Static.
+      width: length of the lists. Static.
       block: users at a time. Static.
 
     Returns:
-      `[block, width]` by rank: 0 no hit, 1 a hit on an item with training interactions, 2 on one without.
+      `Listed`.
     """
     users = jax.lax.dynamic_slice_in_dim(arrays.users, start, block)
     seen_bounds = jax.lax.dynamic_slice_in_dim(arrays.seen_indptr, start, block + 1)
@@ -264,11 +249,11 @@ def rank_block(
     if arrays.candidates is not None:
         items = items[arrays.candidates]
     ranked = ops.topk(vectors.users[users], items, width, exclude=exclude).indices
-    return _hits(ranked, arrays, bounds)
+    return Listed(ranked, _hits(ranked, arrays, bounds))
 
 
 def _hits(ranked: Int[Array, "block width"], arrays: TaskArrays, bounds: Array) -> Int8[Array, "block width"]:
-    """What stands at each rank, a place among the candidates or -1, as `rank_block` tells it."""
+    """What stands at each rank, a place among the candidates or -1, as `Listed.hits` tells it."""
     if arrays.candidates is not None:
         ranked = jnp.where(ranked < 0, -1, arrays.candidates[ranked])
     hits = contains(arrays.relevant, bounds[:-1], bounds[1:], ranked)
@@ -292,7 +277,7 @@ def evaluate_vectors(vectors: Vectors, task: RankingTask) -> Evaluation:
     _check_vectors(vectors, task)
     starts = range(0, task.arrays.users.shape[0], task.block)
     width = list_width(task)
-    parts = [rank_block(vectors, task.arrays, np.int32(i), width=width, block=task.block) for i in starts]
+    parts = [list_block(vectors, task.arrays, np.int32(i), width=width, block=task.block).hits for i in starts]
     return evaluation_of(task, np.concatenate([np.zeros((0, width), np.int8), *(np.asarray(part) for part in parts)]))
 
 
@@ -369,7 +354,7 @@ def evaluate_scores(
 def _rank_scores(
     scores: Array | np.ndarray, arrays: TaskArrays, start: Array | np.int32, *, width: int
 ) -> Int8[Array, "block width"]:
-    """As `rank_block`, from the scores of a block."""
+    """The hits of `list_block`, from the scores of a block."""
     cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=len(scores) + 1)
     seen, bounds = cut(arrays.seen_indptr), cut(arrays.relevant_indptr)
     if arrays.candidates is not None:
@@ -390,7 +375,7 @@ def evaluation_of(task: RankingTask, hits: np.ndarray) -> Evaluation:
 
     Args:
       task: from `ranking_task`.
-      hits: `[n or more, K*]` of `rank_block`, a row per user in the order of the task.
+      hits: `[n or more, K*]` of `list_block`, a row per user in the order of the task.
 
     Returns:
       `Evaluation`.

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from slif_jax.data import Dataset
-from slif_jax.evaluate import csr_rows
 from slif_jax.kernels.layout import edges_of, layout_of
 from slif_jax.recommend import TrainedModel, known_items
+from slif_jax.rows import csr_rows
 from slif_jax.similar import edge_lists
 
 

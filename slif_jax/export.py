@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from slif_jax.evaluate import csr_rows
 from slif_jax.recommend import TrainedModel, known_items
+from slif_jax.rows import csr_rows
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FILES = ("embeddings.npz", "scorer.bin", "manifest.json", "README.md")

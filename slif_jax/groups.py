@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from slif_jax.blend import TUNING, tuning_task
 from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import Evaluation, RankingTask, ranking_task
@@ -65,11 +66,12 @@ def training_tasks(dataset: Dataset, config: Config) -> dict[str, RankingTask]:
       config: settings.
 
     Returns:
-      By name, the split that the epoch is chosen on, 'test', and, where there are such items, `COLD_TEST`.
+      By name, the split that the epoch is chosen on, 'test', where there are such items, `COLD_TEST`, and where the
+      weights of linear models are tuned, `TUNING`.
     """
     tasks = {split: ranking_task(dataset, split, config) for split in {config.rules().select_part, "test"}}
-    cold = cold_items_task(dataset, "test", config)
-    return tasks if cold is None else tasks | {COLD_TEST: cold}
+    further = {COLD_TEST: cold_items_task(dataset, "test", config), TUNING: tuning_task(dataset, config)}
+    return tasks | {name: task for name, task in further.items() if task is not None}
 
 
 def item_values(evaluation: Evaluation, *, cold: bool) -> np.ndarray:

@@ -3,7 +3,8 @@
 They know what vectors learned by contrast smooth over. Item-item regression: which pairs of items go together for no
 other reason than that users took both; it pays where histories are long. Walks: what is much taken in the neighbourhood
 of what a user has; they pay where histories are short. Content: what is like the user's items in its raw features, even
-if nobody has taken it yet. Scores of all are inner products, and stand beside Z in what is ranked.
+if nobody has taken it yet. Popularity: what is taken by many. Scores of all are inner products, and stand beside Z in
+what is ranked.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ def fit_linear(
     reach = config.cold_item_length
     models = {
         CONTENT: lambda: fit_content(dataset, modalities, rank=config.content_rank),
+        "popularity": lambda: fit_popularity(dataset, cold=cold, cold_reach=reach),
         "regression": lambda: fit_regression(
             dataset,
             rank=config.regression_rank,
@@ -200,6 +202,22 @@ def fit_content(dataset: Dataset, modalities: tuple[str, ...], *, rank: int) -> 
     return _scores(_history(dataset) @ items, items)
 
 
+def fit_popularity(dataset: Dataset, *, cold: ColdItems | None = None, cold_reach: float = 1.0) -> LinearScores:
+    """The logarithm of 1 and an item's number of training interactions, as one column; the same for every user.
+
+    Args:
+      dataset: loaded data.
+      cold: as in `fit_regression`.
+      cold_reach: as in `fit_regression`.
+
+    Returns:
+      `LinearScores` on the default device.
+    """
+    counts = np.bincount(dataset.train[:, 1], weights=dataset.train_values, minlength=dataset.num_items)
+    everybody = np.ones((dataset.num_users, 1))
+    return _scores(everybody, _with_cold(np.log1p(counts)[:, None], dataset, cold, cold_reach))
+
+
 def _principal(blocks: Callable[[], Iterator[np.ndarray]], width: int, rank: int) -> np.ndarray:
     """The `rank` principal directions `[width, rank]` of the rows that `blocks` goes through."""
     from scipy import linalg
@@ -339,7 +357,7 @@ def beside(
     users: Float[Array, "users d"],
     items: Float[Array, "items d"],
     linear: Mapping[str, LinearScores],
-    weights: Mapping[str, float],
+    weights: Mapping[str, float | Array],
 ) -> tuple[Float[Array, "users e"], Float[Array, "items e"]]:
     """Vectors whose inner products are those of `users` and `items` and the linear models' scores together.
 

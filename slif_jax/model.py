@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from slif_jax import ops
 from slif_jax.cold_items import inherit
 from slif_jax.collectives import Axis, by_columns, gather_rows
-from slif_jax.config import Config
+from slif_jax.config import CONTENT, Config
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs, item_features, used_modalities, uses_knowledge
 from slif_jax.linear import beside
@@ -112,6 +112,9 @@ class SlifMr(nn.Module):
             self.queries = [_dense(width, f"query_{hop}", bias=False) for hop in range(config.knowledge_layers)]
             if config.correlates("knowledge"):
                 self.correlation_relation = self.param("correlation_relation", _around_one, (1, width))
+        if self.linear_names:  # no loss knows of them: training leaves them alone
+            given = [config.linear_weights()[name] for name in self.linear_names]
+            self.linear_weights = self.param("linear_weights", lambda _: jnp.array(given, jnp.float32))
         if self.modalities or self.knowledge:
             self.fusion_hidden = _dense(width, "fusion_hidden")
             self.fusion_vector = self.param("fusion_vector", table, (1, width))
@@ -122,13 +125,19 @@ class SlifMr(nn.Module):
         """The views beside the collaborative one, in the order of the columns of the fusion's weights."""
         return (*self.modalities, *(("knowledge",) if self.knowledge else ()))
 
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """The linear models beside the vectors, in the order of their weights among the parameters."""
+        return tuple(sorted(name for name in self.config.linear_weights() if name != CONTENT or self.modalities))
+
     def __call__(self, graphs: Graphs, correlation: jraph.GraphsTuple) -> Encoded:
         users, items = self._views(graphs, correlation)
         final_users, user_weights = self._fuse(users)
         fused, item_weights = self._fuse(items)
         scale = self._item_scale(fused, graphs)
         final = Vectors(final_users, fused * scale[:, None])
-        ranked = Vectors(*beside(*final, graphs.linear, self.config.linear_weights()))
+        weights = dict(zip(self.linear_names, self.linear_weights, strict=True)) if self.linear_names else {}
+        ranked = Vectors(*beside(*final, graphs.linear, weights))
         return Encoded(final, users, items, user_weights, item_weights, scale, ranked)
 
     def _item_scale(self, fused: Array, graphs: Graphs) -> Array:

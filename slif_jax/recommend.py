@@ -16,11 +16,12 @@ from slif_jax import ops
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.data import Dataset
-from slif_jax.evaluate import among_candidates, csr_rows
+from slif_jax.evaluate import among_candidates
 from slif_jax.graphs import Graphs, build_graphs
 from slif_jax.lists import Columns
 from slif_jax.model import Encoded, Params, SlifMr, make_model
 from slif_jax.prepare import load_dataset
+from slif_jax.rows import csr_rows
 from slif_jax.train_state import init_train_state
 from slif_jax.workdir import Workdir, WorkdirError
 

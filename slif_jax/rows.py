@@ -1,9 +1,32 @@
-"""Binary search inside the rows of a CSR, for many rows at once."""
+"""Rows of a CSR: laid out from pairs, and searched, many at once."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Int
+
+
+def csr_rows(pairs: np.ndarray, users: np.ndarray, num_users: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items of each of `users`, as a CSR with a row per entry of `users`.
+
+    Args:
+      pairs: `[n, 2]` user, item.
+      users: `[m]` distinct, ascending user indices.
+      num_users: U.
+
+    Returns:
+      `[m + 1]` row bounds and the items, ascending within a row, int32.
+    """
+    row_of = np.full(num_users, -1, np.int64)
+    row_of[users] = np.arange(len(users))
+    rows, items = row_of[pairs[:, 0]], pairs[:, 1]
+    keep = rows >= 0
+    rows, items = rows[keep], items[keep]
+    order = np.lexsort((items, rows))
+    indptr = np.zeros(len(users) + 1, np.int32)
+    np.cumsum(np.bincount(rows, minlength=len(users)), out=indptr[1:])
+    return indptr, items[order].astype(np.int32)
 
 
 def upper_bound(

@@ -26,12 +26,13 @@ from slif_jax.memory import check_fits
 from slif_jax.meshes import built_on_host
 from slif_jax.model import make_model
 from slif_jax.multihost import is_first, on_any_host
+from slif_jax.outcome import describe_result, result_of
 from slif_jax.prepare import load_dataset
 from slif_jax.progress import Reporter, ReporterFactory, make_reporter
 from slif_jax.protocols import Protocol
 from slif_jax.train_state import TrainState, init_train_state
 from slif_jax.train_step import LOSS_PARTS, NORMS, EpochLosses, rebuild_is_due, training_data
-from slif_jax.workdir import Stopped, Workdir, WorkdirError, peak_memory_bytes
+from slif_jax.workdir import Stopped, Workdir, WorkdirError
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -245,8 +246,11 @@ class _Training:
         with measure("evaluate"):
             encoded = engine.encode(self.state)
             self.state = engine.feed_back(self.state, encoded)
-            scores = {}
+            scores, tuned = {}, {}
             if len(self.dataset.splits[self._part]) and _evaluation_is_due(epoch, self.config):
+                if engine.tune is not None:
+                    self.state, encoded = engine.tune(self.state, encoded)
+                    tuned = {"linear_weights": self._linear_weights()}
                 scores = engine.evaluate(encoded, self._part).means()
         means = {name: float(value) for name, value in losses.means.items()}
         row = {"epoch": epoch, "loss": {name: means[name] for name in LOSS_PARTS}, "valid": {}}
@@ -254,7 +258,13 @@ class _Training:
             "correlation_kept": None if kept is None else float(kept),
             "norms": {name: means[name] for name in NORMS},
             self._part: scores,
+            **tuned,
         }
+
+    def _linear_weights(self) -> dict[str, float]:
+        """What the linear models weigh as the state stands."""
+        weights = self.state.serving_params.get("linear_weights", ())
+        return dict(zip(self.engine.linear_names, np.asarray(weights).tolist(), strict=True))
 
     def finish(self, shapes: TrainState, *, evaluate_test: bool) -> dict[str, Any]:
         """Goes back to the best epoch, evaluates test, and writes what `result.json` holds."""
@@ -269,7 +279,8 @@ class _Training:
             if evaluate_test:
                 encoded = engine.encode(self.state)
                 found = {part: engine.evaluate(encoded, part) for part in ("test", COLD_TEST) if part in self.parts}
-        result = _result(config, self.dataset, status, self.seconds)
+        weights = self._linear_weights()
+        result = result_of(config, self.dataset, status, linear_weights=weights, seconds=self.seconds)
         if (test := found.get("test")) is not None:
             save_users(folder.path / "test_users.npz", test, self.dataset, config, found.get(COLD_TEST))
             result |= test_results(test, config.activity_groups, found.get(COLD_TEST))
@@ -352,49 +363,3 @@ def _finished(folder: Workdir, config: Config, status: Progress, *, evaluate_tes
     if result is None or result.get("epochs") != status.epoch or (evaluate_test and not result.get("test")):
         return None
     return result if _is_over(status, config) else None
-
-
-def _result(config: Config, dataset: data.Dataset, status: Progress, seconds: dict[str, float]) -> dict[str, Any]:
-    rules = config.rules()
-    return {
-        "dataset": dataset.name,
-        "protocol": rules.label(),
-        "rules": dataclasses.asdict(rules),
-        "seed": config.seed,
-        "missing_features": {"policy": config.missing_features, "items": missing_features(dataset, config)},
-        "data_fingerprint": dataset.fingerprint,
-        "split_fingerprint": dataset.split_fingerprint,
-        "best_epoch": status.best_epoch,
-        "epochs": status.epoch,
-        "stopped_early": status.evaluations_since_best >= config.patience,
-        "selected_on": rules.select_part,
-        "valid": status.best_metrics if rules.select_part == "valid" else {},
-        "test": {},
-        "test_users": 0,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-
-
-def describe_result(result: dict[str, Any]) -> str:
-    """Lines for people: what was reached, on what, by which rules, in which time."""
-    seconds = result["seconds"]
-    scores = ", ".join(
-        f"{name} {value:.4f}"
-        for name, value in result["test"].items()
-        if name.startswith(("recall", "ndcg")) and value is not None
-    )
-    if result["selected_on"] == "test":
-        chosen = f"selected on test, as protocol {result['rules']['name']} does: its numbers are optimistic"
-    else:
-        chosen = "chosen on validation" if result["valid"] else "the last one: there are no validation data"
-    test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
-    if result["test"] and not scores:
-        test = "Test: no user of the protocol has an item in it, so nothing was measured."
-    return (
-        f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
-        f"{test}\n"
-        f"Split {result['split_fingerprint'][:16]}, data {result['data_fingerprint'][:16]}.\n"
-        f"Seconds: {', '.join(f'{name} {value:.1f}' for name, value in seconds.items())}; "
-        f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB."
-    )

@@ -18,8 +18,9 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.data.synthetic import synthetic
 from slif_jax.engine import Engine, MeshProgram, make_engine, mesh_program
-from slif_jax.evaluate import Evaluation, ranking_task
+from slif_jax.evaluate import Evaluation
 from slif_jax.graphs import build_graphs
+from slif_jax.groups import training_tasks
 from slif_jax.hlo import Collective, collectives, read_collectives
 from slif_jax.meshes import make_mesh, parse_mesh
 from slif_jax.model import make_model
@@ -53,7 +54,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"regression_weight": 0.1, "regression_rank": 7},
     "LightGCN": {"side_information": False},
     "blocks": {"gather_blocks": 4, "learn_feature_correlation": True, "regression_weight": 0.1, "regression_rank": 7}
-    | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3, "weigh_interactions": True},
+    | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3, "weigh_interactions": True}
+    | {"popularity_weight": 0.1},
 }
 
 
@@ -74,7 +76,7 @@ def config_of(variant: str) -> Config:
 def parts(variant: str) -> tuple:
     dataset, config = dataset_of(variant), config_of(variant)
     graphs, model = build_graphs(dataset, config), make_model(dataset, config)
-    tasks = {"valid": ranking_task(dataset, "valid", config)}
+    tasks = training_tasks(dataset, config)
     return dataset, model, graphs, training_data(dataset, config), tasks
 
 
@@ -97,6 +99,8 @@ def some_epochs(variant: str, mesh: str) -> tuple[list[dict[str, float]], TrainS
         state, epoch_losses = engine.run_epoch(state)
         encoded = engine.encode(state)
         state = engine.feed_back(state, encoded)
+        if engine.tune is not None:
+            state, encoded = engine.tune(state, encoded)
         found = engine.evaluate(encoded, "valid")
         means = {name: float(value) for name, value in epoch_losses.means.items()}
         losses.append(means if kept is None else means | {"kept": float(kept)})
@@ -125,6 +129,10 @@ def test_a_mesh_gives_the_numbers_of_one_device(variant: str, mesh: str):
     for name in ("user_embedding", "item_embedding"):
         np.testing.assert_allclose(mesh_state.params[name], state.params[name], atol=2e-3)
     np.testing.assert_allclose(mesh_state.item_vectors, state.item_vectors, atol=5e-3)
+    given = [*config_of(variant).linear_weights().values()]
+    if given:
+        np.testing.assert_allclose(mesh_state.params["linear_weights"], state.params["linear_weights"], rtol=2e-2)
+        assert not np.allclose(state.params["linear_weights"], given, rtol=0.05)  # they were tuned
     # To the last user, but for near ties that another order of summation may turn over.
     same = np.all(mesh_found.hits == found.hits, axis=1)
     assert same.mean() > 0.97

@@ -6,9 +6,10 @@ import pytest
 
 from slif_jax.config import Config
 from slif_jax.data import Dataset, validate
-from slif_jax.evaluate import csr_rows, evaluate_vectors, ranking_task
+from slif_jax.evaluate import evaluate_vectors, ranking_task
 from slif_jax.metrics import metric_names
 from slif_jax.model import Vectors
+from slif_jax.rows import csr_rows
 
 NUM_USERS, NUM_ITEMS = 7, 9
 TOPK = (1, 3, 20)  # the last one is more than there are items

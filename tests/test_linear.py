@@ -237,6 +237,23 @@ def test_users_without_history_change_nothing():
         assert not np.asarray(other.users[70:]).any()
 
 
+def test_popularity_is_the_logarithm_of_what_was_counted():
+    cold = ColdItems(jnp.array([3]), jnp.array([[0, 1]]), jnp.array([[0.5, 0.5]]), jnp.array(49))
+    train = DATASET.train[DATASET.train[:, 1] != 3]
+    dataset = dataclasses.replace(DATASET, train=train, train_weights=np.full(len(train), 0.5, np.float32))
+    found = linear.fit_popularity(dataset, cold=cold, cold_reach=1.0)
+    scores = np.asarray(found.users @ found.items.T)
+    assert scores.shape == (70, 50)
+    assert (scores == scores[:1]).all()
+    np.testing.assert_allclose(scores.std(axis=1), 1.0, atol=1e-5)
+    expected = np.log1p(0.5 * np.bincount(train[:, 1], minlength=50))
+    expected[3] = expected[[0, 1]].mean()
+    warm = np.unique(train[:, 1])
+    others = np.setdiff1d(np.arange(50), [*warm, 3])
+    expected[others] = expected[warm].mean()
+    assert np.corrcoef(scores[0], expected)[0, 1] == pytest.approx(1.0)
+
+
 def test_where_all_items_tie_there_are_no_scores():
     everything = np.argwhere(np.ones((70, 50))).astype(DATASET.train.dtype)
     dataset = dataclasses.replace(DATASET, train=everything)
@@ -276,6 +293,7 @@ def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
         walk_rank=7,
         content_weight=0.2,
         content_rank=4,
+        popularity_weight=0.1,
     )
     result = train_and_evaluate(config, tmp_path / "with", progress="off")
     trained = load_trained(tmp_path / "with")
@@ -287,6 +305,6 @@ def test_what_is_evaluated_recommended_and_explained_has_it(tmp_path: Path):
     scores = np.asarray(trained.encoded.ranked.items) @ np.asarray(trained.encoded.ranked.users)[3]
     assert explained.score == pytest.approx(float(scores[7]), abs=1e-5)
     assert sum(view.score for view in explained.views) == pytest.approx(explained.score, abs=1e-4)
-    assert [view.name for view in explained.views[-3:]] == [CONTENT, "regression", "walks"]
-    assert trained.encoded.ranked.items.shape == (40, 8 + 10 + 7 + 4)
+    assert [view.name for view in explained.views[-4:]] == [CONTENT, "popularity", "regression", "walks"]
+    assert trained.encoded.ranked.items.shape == (40, 8 + 4 + 1 + 10 + 7)
     assert not dataclasses.replace(config, side_information=False).linear_weights()

@@ -141,8 +141,9 @@ def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
     ]
     assert by_label["no text"].modalities == ("visual",)
     assert {arm.reference for arm in plan.arms[1:]} == {"full"}
-    weights = {"content likeness": 0.3, "regression": 0.1, "walks": 0.2}
+    weights = {"content likeness": 0.3, "popularity": 0.4, "regression": 0.1, "walks": 0.2}
     full = dataclasses.replace(CONFIG, regression_weight=0.1, walk_weight=0.2, content_weight=0.3)
+    full = dataclasses.replace(full, popularity_weight=0.4)
     configs = {arm.label: arm.config for arm in studies.ablation(full, dataset, seeds=(0,)).arms}
     for name in weights:
         assert configs[f"no {name}"].linear_weights() == {k: v for k, v in weights.items() if k != name}

@@ -102,10 +102,12 @@ def test_a_search_stopped_in_its_first_trial_still_starts_from_the_flags(trainin
 def test_what_has_no_effect_is_not_searched():
     dataset = load(CONFIG.dataset)
     linear = dataclasses.replace(CONFIG, regression_weight=0.1, walk_weight=0.1, content_weight=0.1)
-    linear = dataclasses.replace(linear, collaborative_consistency_weight=0.1)
-    assert set(sweep.search_space(linear, dataset)) == set(sweep.SPACE)
-    without = {"regression_weight", "regression_l2", "walk_weight", "walk_length", "content_weight"}
-    without |= {"collaborative_consistency_weight"}
+    linear = dataclasses.replace(linear, popularity_weight=0.1, collaborative_consistency_weight=0.1)
+    weights = {"regression_weight", "walk_weight", "content_weight", "popularity_weight"}
+    given = dataclasses.replace(linear, tune_linear_weights=False)
+    assert set(sweep.search_space(given, dataset)) == set(sweep.SPACE)
+    assert set(sweep.search_space(linear, dataset)) == set(sweep.SPACE) - weights  # found in every trial
+    without = weights | {"regression_l2", "walk_length", "collaborative_consistency_weight"}
     assert set(sweep.search_space(CONFIG, dataset)) == set(sweep.SPACE) - without
     plain = Config(dataset=CONFIG.dataset, side_information=False)
     assert set(sweep.search_space(plain, dataset)) == {"learning_rate", "l2", "dropout", "softmax_temperature"}

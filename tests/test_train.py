@@ -13,7 +13,8 @@ from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.evaluate import SPLITS
 from slif_jax.memory import WillNotFitError
-from slif_jax.train import NonFiniteLossError, describe_result, train_and_evaluate
+from slif_jax.outcome import describe_result
+from slif_jax.train import NonFiniteLossError, train_and_evaluate
 from slif_jax.workdir import CheckpointWarning, Workdir, WorkdirError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")

@@ -23,6 +23,7 @@ FLAGS = (
     "--walk_rank=5",
     "--content_weight=0.1",
     "--content_rank=4",
+    "--popularity_weight=0.1",
     "--dataset=synthetic",
     "--interaction_noise=0.5",
     "--weigh_interactions",

@@ -31,6 +31,7 @@ def linear_columns(sizes: Sizes, config: Config) -> int:
     """Columns that linear models add to the vectors that scores are made of."""
     columns = {
         CONTENT: min(config.content_rank, sum(sizes.used(config).modalities)),
+        "popularity": 1,
         "regression": min(config.regression_rank, sizes.num_users, sizes.num_items),
         "walks": min(config.walk_rank, sizes.num_items),
     }

@@ -130,6 +130,7 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
         ("regression", "regression_weight"),
         ("walks", "walk_weight"),
         (CONTENT, "content_weight"),
+        ("popularity", "popularity_weight"),
     ):
         if name in config.linear_weights() and (name != CONTENT or modalities):
             without[f"no {name}"] = {weight: 0.0}

@@ -61,6 +61,7 @@ SPACE: dict[str, Range] = {
     "walk_weight": Range(0.0, 0.1),
     "walk_length": Range(choices=(1, 2, 3, 4)),
     "content_weight": Range(0.0, 0.1),
+    "popularity_weight": Range(0.0, 0.3),
 }
 """What is searched, and where. A setting that has no effect under the other settings is left out."""
 
@@ -69,6 +70,7 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
     """The settings of `SPACE` that count for a configuration and its data."""
     modalities, knowledge = bool(used_modalities(dataset, config)), uses_knowledge(dataset, config)
     linear = config.linear_weights()
+    given = {} if config.tunes_linear_weights() else linear  # what is tuned need not be searched
     contrasted = config.contrasted_views(side_views(dataset, config))
     counts = {
         "softmax_temperature": config.loss == "softmax",
@@ -82,11 +84,12 @@ def search_space(config: Config, dataset: Dataset) -> dict[str, Range]:
         "collaborative_consistency_weight": "collaborative" in contrasted,
         "consistency_temperature": bool(contrasted),
         "knowledge_weight": knowledge,
-        "regression_weight": "regression" in linear,
+        "regression_weight": "regression" in given,
         "regression_l2": "regression" in linear,
-        "walk_weight": "walks" in linear,
+        "walk_weight": "walks" in given,
         "walk_length": "walks" in linear,
-        "content_weight": CONTENT in linear and modalities,
+        "content_weight": CONTENT in given and modalities,
+        "popularity_weight": "popularity" in given,
     }
     return {name: _with(values, getattr(config, name)) for name, values in SPACE.items() if counts.get(name, True)}
 
