@@ -33,10 +33,10 @@ _LEAST_VECTORS = 0.05  # what the vectors weigh at least, by what any model weig
 class Lists(NamedTuple):
     """Lists of users, scored by the vectors and by each linear model apart."""
 
-    scores: Float[Array, "users listed parts"]
+    scores: Float[Array, "users listed parts"] | np.ndarray
     """First by the vectors, by the length of the user's, then by the models in the order of their names."""
-    hits: Bool[Array, "users listed"]
-    listed: Bool[Array, "users listed"]
+    hits: Bool[Array, "users listed"] | np.ndarray
+    listed: Bool[Array, "users listed"] | np.ndarray
     """Whether there is an item at this rank."""
 
 

@@ -47,7 +47,10 @@ class Progress:
     """Epochs finished."""
     best_epoch: int = 0
     best_value: float = -1.0
+    """What it was picked by: the mean of as many evaluations as `select_over` says."""
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    recent: list[float] = dataclasses.field(default_factory=list)
+    """The metric that picks the epoch at the last evaluations, oldest first."""
     evaluations_since_best: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 

@@ -267,6 +267,12 @@ class Config:
     select_on: str = _setting(
         "protocol", "Metric that picks the epoch; 'protocol': as --protocol says (strict: recall@20)."
     )
+    select_over: int = _setting(
+        1,
+        "Evaluations, an epoch's own and those before it, whose mean picks the epoch: with 5, say, none is picked for "
+        "its luck.",
+        minimum=1,
+    )
     activity_groups: int = _setting(4, "Groups of users by training interactions, reported apart.", minimum=1)
     eval_block: int = _setting(2048, "Users ranked at a time.", minimum=1)
 
@@ -294,7 +300,11 @@ class Config:
     def rules(self) -> Protocol:
         """The protocol, with what this configuration changes in it."""
         return dataclasses.replace(
-            PROTOCOLS[self.protocol], patience=self.patience, eval_every=self.eval_every, select_on=self.select_on
+            PROTOCOLS[self.protocol],
+            patience=self.patience,
+            eval_every=self.eval_every,
+            select_on=self.select_on,
+            select_over=self.select_over,
         )
 
     def correlates(self, graph: str) -> bool:

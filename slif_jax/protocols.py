@@ -16,7 +16,7 @@ COLD_USERS = ("apart", "drop", "count")
 SELECTION_PARTS = ("valid", "test")
 _MOST_DIGITS = 15  # a double has no more
 # Rules that pick an epoch; the others say how it is measured.
-SELECTION_RULES = ("ties_improve", "patience", "eval_every", "select_part", "select_on")
+SELECTION_RULES = ("ties_improve", "patience", "eval_every", "select_part", "select_on", "select_over")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Protocol:
       eval_every: epochs between two evaluations.
       select_part: the part that picks the epoch, 'valid' or 'test'. Picking on test makes the result an optimistic one.
       select_on: the metric that picks it.
+      select_over: evaluations, an epoch's own and those before it, whose mean is what picks it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Protocol:
     eval_every: int = 1
     select_part: str = "valid"
     select_on: str = "recall@20"
+    select_over: int = 1
 
     def __post_init__(self) -> None:
         choices = {
@@ -75,7 +77,7 @@ class Protocol:
         for field, known in choices.items():
             if getattr(self, field) not in known:
                 raise ValueError(f"`{field}` must be one of {', '.join(known)}: got '{getattr(self, field)}'.")
-        for field in ("list_length", "patience", "eval_every"):
+        for field in ("list_length", "patience", "eval_every", "select_over"):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1: got {getattr(self, field)}.")
         if self.round_digits is not None and not 0 <= self.round_digits <= _MOST_DIGITS:

@@ -337,7 +337,8 @@ def _advance(
     status = dataclasses.replace(status, epoch=status.epoch + 1, seconds=dict(seconds))
     if not scores:
         return status, False
-    value = scores[rules.select_on]
+    recent = [*status.recent, scores[rules.select_on]][-rules.select_over :]
+    status, value = dataclasses.replace(status, recent=recent), sum(recent) / len(recent)
     if rules.better(value, status.best_value):
         best = dataclasses.replace(
             status, best_epoch=status.epoch, best_value=value, best_metrics=scores, evaluations_since_best=0
