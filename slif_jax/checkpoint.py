@@ -26,8 +26,7 @@ from slif_jax.multihost import is_first
 from slif_jax.train_state import TrainState
 from slif_jax.workdir import CheckpointWarning, WorkdirError, config_differences, replace_text
 
-SCHEMA = 1
-"""Of `checkpoint.json`; a reader refuses what a later version wrote."""
+SCHEMA = 2  # of `checkpoint.json`, and the only one read; since 2, parameters have the weights of linear models
 _SEAL, _PARTIAL = "checkpoint.json", ".partial"
 
 
@@ -47,10 +46,9 @@ class Progress:
     """Epochs finished."""
     best_epoch: int = 0
     best_value: float = -1.0
-    """What it was picked by: the mean of as many evaluations as `select_over` says."""
+    """The mean of `select_over` evaluations."""
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    recent: list[float] = dataclasses.field(default_factory=list)
-    """The metric that picks the epoch at the last evaluations, oldest first."""
+    recent: list[float] = dataclasses.field(default_factory=list)  # what picks the epoch, at the last evaluations
     evaluations_since_best: int = 0
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -321,11 +319,10 @@ class Checkpoints:
             raise DamagedCheckpointError(f"{path} is missing.") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DamagedCheckpointError(f"{path} cannot be read.") from None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise CheckpointError(
-                f"{path} has schema {schema}, and this version of slif_jax knows those up to {SCHEMA}: it was written "
-                "by a newer one. Install that one, or start over with --resume=never."
-            )
+        if isinstance(schema, int) and schema != SCHEMA:
+            words = f"{path} has schema {schema}, this version of slif_jax reads {SCHEMA}: it was written by"
+            age = "a newer" if schema > SCHEMA else "an earlier"
+            raise CheckpointError(f"{words} {age} one. Install that one, or start over with --resume=never.")
         if digest != _digest(seal):
             raise DamagedCheckpointError(f"{path} is not what was written: its SHA-256 differs.")
         if differences := config_differences(Config.from_dict(seal["config"]), self._config):

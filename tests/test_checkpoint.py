@@ -179,11 +179,12 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tm
     assert last(folder, dataclasses.replace(CONFIG, epochs=7)) is not None
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path):
+@pytest.mark.parametrize(("schema", "age"), [(3, "a newer"), (1, "an earlier")])
+def test_another_schema_is_refused(tmp_path: Path, schema: int, age: str):
     folder = saved(tmp_path / "c", {4: 4})
     path = folder / "4" / "checkpoint.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 2, "news": True}))
-    with pytest.raises(CheckpointError, match=r"has schema 2, .* up to 1: it was written by a newer one"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema, "news": True}))
+    with pytest.raises(CheckpointError, match=rf"has schema {schema}, .* reads 2: it was written by {age} one"):
         last(folder)
 
 
