@@ -27,7 +27,8 @@ def plot_run(rows: Sequence[dict[str, Any]], folder: Path, *, metric: str, best_
       best_epoch: marked in the picture of that metric.
 
     Returns:
-      The files written: `loss.png`, `validation.png`, and `correlation.png` where the graph was rebuilt.
+      The files written: `loss.png`, `validation.png`, `correlation.png` where the graph was rebuilt, and `weights.png`
+      where the weights of linear models were tuned.
     """
     files: list[Path] = []
     for name, figure in run_figures(rows, metric=metric, best_epoch=best_epoch).items():
@@ -85,6 +86,16 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
             "share of edges",
             {"edges kept": ([row["epoch"] for row in rebuilt], [row["correlation_kept"] for row in rebuilt])},
             ylim=(0, 1.02),
+        )
+    tuned = [row for row in rows if row.get("linear_weights")]
+    if tuned:
+        x, first = [row["epoch"] for row in tuned], tuned[0]["linear_weights"]
+        draw(
+            "weights",
+            "Linear models beside the vectors, tuned on validation",
+            "cosines per standard deviation",
+            {name: (x, [row["linear_weights"][name] for row in tuned]) for name in first},
+            ylim=(0, None),
         )
     return figures
 

@@ -57,7 +57,8 @@ def test_what_a_run_leaves_behind(unbroken: Path):
     names = {path.name for path in unbroken.iterdir()}
     files = {"config.json", "environment.json", "metrics.jsonl", "result.json", "test_users.npz"}
     assert names == files | {"checkpoints", "plots"}
-    assert {path.name for path in (unbroken / "plots").iterdir()} == {"loss.png", "validation.png", "correlation.png"}
+    plots = {"loss.png", "validation.png", "correlation.png", "weights.png"}
+    assert {path.name for path in (unbroken / "plots").iterdir()} == plots
     result = json.loads((unbroken / "result.json").read_text())
     for key in ("dataset", "protocol", "seed", "best_epoch", "epochs", "valid", "test", "seconds", "peak_memory_bytes"):
         assert key in result

@@ -14,6 +14,7 @@ _DESCRIPTIONS = {
     "loss": "Training loss and its parts by epoch, on a logarithmic scale.",
     "validation": "Validation by epoch; the dotted line marks the epoch that was chosen.",
     "correlation": "Share of the edges of the correlation graph that each rebuild kept: high means a settled graph.",
+    "weights": "What each linear model beside the vectors weighs, tuned on validation: 0 is of no use there.",
 }
 
 
