@@ -25,7 +25,7 @@ from slif_jax.train_state import TrainState
 TUNING = "tuning of linear models"
 """The name of `tuning_task` among `training_tasks`."""
 LISTED = 100  # items of each list
-_MOST_USERS, _USERS_AT_ONCE = 4096, 256
+_MOST_USERS, _LEAST_USERS, _USERS_AT_ONCE = 4096, 100, 256
 _GIVEN_COUNT_AS = 100  # users that the weights which were given count as
 _LEAST_VECTORS = 0.05  # what the vectors weigh at least, by what any model weighs, in standard deviations of scores
 
@@ -102,14 +102,16 @@ def tune_weights(lists: Lists, given: np.ndarray) -> np.ndarray:
 
     The likelihood is that of a softmax over the items of a list, its temperature tuned as well; every user with a hit
     and an item that is none counts once. The weights are the mean of these, which count for as many as there are such
-    users, and of those that were `given`, which count for 100.
+    users, and of those that were `given`, which count for 100; with fewer than 100 such users those given stay. In
+    standard deviations of scores within the lists the vectors weigh at least a twentieth of any model.
 
     Args:
       lists: from `score_lists`, on the host.
       given: `[M]` what was given for each linear model.
 
     Returns:
-      `[M]` float64, not negative; of a model that says nothing in these lists what was given.
+      `[M]` float64, not negative; of a model that says nothing in these lists, or where vectors say nothing or a score
+      is not finite, what was given.
     """
     from scipy import optimize  # here and not above: what is switched off need not be imported
 
@@ -118,7 +120,7 @@ def tune_weights(lists: Lists, given: np.ndarray) -> np.ndarray:
     told = hits.any(axis=1) & (shown & ~hits).any(axis=1)
     shown, hits, scores = shown[told], hits[told], np.asarray(lists.scores, np.float64)[told]
     given = np.asarray(given, np.float64)
-    if not len(scores) or not np.isfinite(scores[shown]).all():
+    if len(scores) < _LEAST_USERS or not np.isfinite(scores[shown]).all():
         return given
     counts = shown.sum(axis=1)
     means = np.einsum("ukp,uk->up", scores, shown) / counts[:, None]

@@ -164,8 +164,8 @@ class Config:
     # Linear models of the interactions, and of features, beside the vectors
     tune_linear_weights: bool = _setting(
         True,
-        "Tune what the linear models below weigh on validation, at every evaluation, beginning with the weights given; "
-        "False: these stay. Nothing changes where all are 0.",
+        "Tune what the linear models below weigh on validation, at every evaluation; the weights given count as 100 "
+        "users there. False: these stay, as they do where fewer than 100 users tell, and where all are 0.",
     )
     regression_weight: float = _setting(
         0.0,
@@ -269,8 +269,8 @@ class Config:
     )
     select_over: int = _setting(
         1,
-        "Evaluations, an epoch's own and those before it, whose mean picks the epoch: with 5, say, none is picked for "
-        "its luck.",
+        "Evaluations, an epoch's own and those before it, whose mean picks the epoch, so that hardly one is picked for "
+        "its luck; the first ones count only if there are no more.",
         minimum=1,
     )
     activity_groups: int = _setting(4, "Groups of users by training interactions, reported apart.", minimum=1)

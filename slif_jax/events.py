@@ -44,13 +44,14 @@ def scalars(row: Row) -> dict[str, float]:
 
     Returns:
       `loss/<part>`, `norms/<name>` and `valid/<metric>` ('@' written '_at_', which TensorBoard's tags need), and
-      `correlation/edges_kept` where the graph was rebuilt.
+      `correlation/edges_kept` where the graph was rebuilt, `linear_weights/<model>` where they were tuned.
     """
     tags = {f"loss/{name}": value for name, value in row["loss"].items()}
     tags |= {f"norms/{name}": value for name, value in row["norms"].items()}
     tags |= {f"valid/{name.replace('@', '_at_')}": value for name, value in row["valid"].items()}
     if row["correlation_kept"] is not None:
         tags["correlation/edges_kept"] = row["correlation_kept"]
+    tags |= {f"linear_weights/{name.replace(' ', '_')}": x for name, x in row.get("linear_weights", {}).items()}
     return tags
 
 

@@ -150,6 +150,7 @@ def _write(trained: TrainedModel, folder: Path, scorer: bytes, *, top: int, prof
         "sha256": {name: _sha256(folder / name) for name in FILES[:2]},
         "versions": {name: version(name) for name in ("slif_jax", "jax", "jaxlib", "numpy")},
         "config": trained.config.to_dict(),
+        "linear_weights": trained.linear_weights(),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     (folder / "README.md").write_text(_readme(manifest))

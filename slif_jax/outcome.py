@@ -1,6 +1,7 @@
 """What a training has come to: the fields of `result.json`, and the same in words."""
 
 import dataclasses
+import math
 from typing import Any
 
 from slif_jax.checkpoint import Progress
@@ -30,7 +31,7 @@ def result_of(
     Returns:
       JSON types.
     """
-    rules = config.rules()
+    rules, given, weights = config.rules(), config.linear_weights(), linear_weights.items()
     return {
         "dataset": dataset.name,
         "protocol": rules.label(),
@@ -43,7 +44,9 @@ def result_of(
         "epochs": status.epoch,
         "stopped_early": status.evaluations_since_best >= config.patience,
         "selected_on": rules.select_part,
-        "linear_weights": {name: float(f"{value:.6g}") for name, value in linear_weights.items()},
+        "linear_weights": {name: float(f"{value:.6g}") for name, value in weights},
+        "tuned_linear_weights": any(not math.isclose(value, given[name], rel_tol=1e-5) for name, value in weights),
+        "selected_value": status.best_value if status.best_over else None,
         "valid": status.best_metrics if rules.select_part == "valid" else {},
         "test": {},
         "test_users": 0,
@@ -68,7 +71,8 @@ def describe_result(result: dict[str, Any]) -> str:
     if result["test"] and not scores:
         test = "Test: no user of the protocol has an item in it, so nothing was measured."
     weights = ", ".join(f"{name} {value:.3g}" for name, value in result.get("linear_weights", {}).items())
-    beside = f"Linear models beside the vectors weigh: {weights}.\n" if weights else ""
+    tuned = " (tuned on validation, as chosen)" if result.get("tuned_linear_weights") else ""
+    beside = f"Linear models beside the vectors weigh: {weights}{tuned}.\n" if weights else ""
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
         f"{test}\n"

@@ -45,7 +45,7 @@ class Protocol:
       eval_every: epochs between two evaluations.
       select_part: the part that picks the epoch, 'valid' or 'test'. Picking on test makes the result an optimistic one.
       select_on: the metric that picks it.
-      select_over: evaluations, an epoch's own and those before it, whose mean is what picks it.
+      select_over: evaluations, an epoch's own and those before it, whose mean is what picks it; rounded like means.
     """
 
     name: str

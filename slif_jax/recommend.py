@@ -41,6 +41,11 @@ class TrainedModel(NamedTuple):
     correlation: jraph.GraphsTuple
     """The correlation graph that took part in this epoch."""
 
+    def linear_weights(self) -> dict[str, float]:
+        """What each linear model weighs beside the vectors, by name."""
+        weights = np.asarray(self.params.get("linear_weights", ())).tolist()
+        return dict(zip(self.model.linear_names, weights, strict=True))
+
 
 class Recommendations(NamedTuple):
     """Ranked items of a block of users."""

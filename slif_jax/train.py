@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -204,6 +205,8 @@ class _Training:
             self.reporter.say(f"Items without a modality: {counts}; policy {self.config.missing_features}.")
         if CONTENT in self.config.linear_weights() and not used_modalities(self.dataset, self.config):
             self.reporter.say("There are no features: --content_weight has no effect.")
+        if (over := self.config.select_over) > 1:
+            self.reporter.say(f"The epoch is picked by the mean of {over} evaluations: 'best' is the best such mean.")
         if self.status.epoch:
             self.reporter.say(f"Going on after epoch {self.status.epoch} of {self.folder.path}.")
 
@@ -317,8 +320,9 @@ def _with_a_best(status: Progress, folder: Workdir, config: Config) -> Progress:
     scores = next((row.get(part) for row in rows if row["epoch"] == status.epoch), None)
     if not isinstance(scores, dict) or config.select_on not in scores:
         return status
+    value = _selection_value(status.recent or [scores[config.select_on]], config.rules())
     return dataclasses.replace(
-        status, best_epoch=status.epoch, best_value=scores[config.select_on], best_metrics=scores
+        status, best_epoch=status.epoch, best_value=value, best_over=max(1, len(status.recent)), best_metrics=scores
     )
 
 
@@ -333,18 +337,29 @@ def _evaluation_is_due(epoch: int, config: Config) -> bool:
 def _advance(
     status: Progress, scores: dict[str, float], rules: Protocol, seconds: dict[str, float]
 ) -> tuple[Progress, bool]:
-    """Counts the epoch, and whether it is the best so far."""
+    """Counts the epoch, and whether it is the best so far; a mean of more evaluations beats that of fewer."""
     status = dataclasses.replace(status, epoch=status.epoch + 1, seconds=dict(seconds))
     if not scores:
         return status, False
     recent = [*status.recent, scores[rules.select_on]][-rules.select_over :]
-    status, value = dataclasses.replace(status, recent=recent), sum(recent) / len(recent)
-    if rules.better(value, status.best_value):
+    status, value = dataclasses.replace(status, recent=recent), _selection_value(recent, rules)
+    if len(recent) > status.best_over or rules.better(value, status.best_value):
         best = dataclasses.replace(
-            status, best_epoch=status.epoch, best_value=value, best_metrics=scores, evaluations_since_best=0
+            status,
+            best_epoch=status.epoch,
+            best_value=value,
+            best_over=len(recent),
+            best_metrics=scores,
+            evaluations_since_best=0,
         )
         return best, True
     return dataclasses.replace(status, evaluations_since_best=status.evaluations_since_best + 1), False
+
+
+def _selection_value(recent: list[float], rules: Protocol) -> float:
+    """What an epoch is picked by; of equal evaluations exactly their value."""
+    mean = statistics.mean(recent)
+    return mean if rules.round_digits is None else round(mean, rules.round_digits)
 
 
 def _failure(losses: EpochLosses, epoch: int, folder: Workdir) -> str:

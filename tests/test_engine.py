@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from slif_jax import blend
 from slif_jax.collectives import take_rows_everywhere
 from slif_jax.config import Config
 from slif_jax.data import Dataset
@@ -57,6 +58,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"walk_weight": 0.1, "walk_rank": 5, "content_weight": 0.1, "content_rank": 3, "weigh_interactions": True}
     | {"popularity_weight": 0.1},
 }
+
+
+@pytest.fixture(autouse=True)
+def few_tell(monkeypatch: pytest.MonkeyPatch):
+    """There are 83 users: they may tune weights here."""
+    monkeypatch.setattr(blend, "_LEAST_USERS", 10)
 
 
 @functools.cache

@@ -36,6 +36,7 @@ class FakeTraining:
             "data_fingerprint": "d" * 64,
             "split_fingerprint": "5" * 64,
             "best_epoch": 1,
+            "selected_value": value,
             "valid": scores,
             "test": scores if evaluate_test else {},
             "test_interval": {name: [0.0, 1.0] for name in scores},

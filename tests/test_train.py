@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from slif_jax.checkpoint import Checkpoints
+from slif_jax.checkpoint import Checkpoints, Progress
 from slif_jax.config import Config
 from slif_jax.evaluate import SPLITS
 from slif_jax.memory import WillNotFitError
 from slif_jax.outcome import describe_result
-from slif_jax.train import NonFiniteLossError, train_and_evaluate
+from slif_jax.protocols import Protocol
+from slif_jax.train import NonFiniteLossError, _advance, train_and_evaluate
 from slif_jax.workdir import CheckpointWarning, Workdir, WorkdirError
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -72,10 +73,28 @@ def test_what_a_run_leaves_behind(unbroken: Path):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["correlation_kept"] is None for row in rows] == [True, False, False, False, False, False]
     values = [row["valid"]["recall@20"] for row in rows]
-    means = [np.mean(values[max(0, i - 2) : i + 1]) for i in range(6)]
-    assert result["best_epoch"] == 1 + np.argmax(means)  # picked by the mean of three evaluations
-    assert result["valid"]["recall@20"] == values[np.argmax(means)]
+    means = [np.mean(values[i - 2 : i + 1]) for i in range(2, 6)]
+    assert result["best_epoch"] == 3 + np.argmax(means)  # picked by the mean of three evaluations
+    assert result["selected_value"] == pytest.approx(max(means))
+    assert result["valid"]["recall@20"] == values[2 + np.argmax(means)]
     assert rows[-1]["loss"]["loss"] < rows[0]["loss"]["loss"]
+
+
+def test_an_epoch_is_picked_by_whole_means_and_exactly():
+    def picked(values: list[float], **rules) -> tuple[int, int]:
+        status = Progress()
+        for value in values:
+            status, _ = _advance(status, {"recall@20": value}, Protocol("strict", **rules), {})
+        return status.best_epoch, status.evaluations_since_best
+
+    assert picked([0.9, 0.1, 0.1, 0.5, 0.6], select_over=3) == (5, 0)  # no luck of the first alone
+    assert picked([0.1, 0.5, 0.3, 0.3, 0.1], select_over=3) == (4, 1)
+    assert picked([0.9, 0.8], select_over=3) == (2, 0)  # there are no more
+    for value in (0.8, 0.1, 0.4031):
+        for over in (1, 3, 5, 10):
+            assert picked([value] * 20, select_over=over) == (over, 20 - over)  # rounding makes no new best
+    assert picked([0.4, 0.40004], round_digits=4)[0] == 1
+    assert picked([0.4, 0.4, 0.40006, 0.4], select_over=2, round_digits=4)[0] == 2
 
 
 def test_values_per_user_give_the_means_of_the_result(unbroken: Path):

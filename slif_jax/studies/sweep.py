@@ -171,7 +171,7 @@ def run_sweep(
                     checkpoint_every=checkpoint_every,
                     should_stop=should_stop,
                 )
-                value = result["valid"][config.select_on]
+                value = result["selected_value"]
                 trial.set_user_attr("best_epoch", result["best_epoch"])
                 study.tell(trial, value)
                 reporter.finish(f"validation {config.select_on} {value:.4f}, {time.monotonic() - began:.0f} s")
