@@ -55,6 +55,13 @@ def result_of(
     }
 
 
+def weights_text(result: dict[str, Any]) -> str:
+    """What the linear models weigh, in a sentence."""
+    weights = ", ".join(f"{name} {value:.3g}" for name, value in result["linear_weights"].items())
+    tuned = ", tuned on validation" if result.get("tuned_linear_weights") else ", as given"
+    return f"Linear models beside the vectors weigh: {weights}{tuned}."
+
+
 def describe_result(result: dict[str, Any]) -> str:
     """Lines for people: what was reached, on what, by which rules, in which time."""
     seconds = result["seconds"]
@@ -70,9 +77,7 @@ def describe_result(result: dict[str, Any]) -> str:
     test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
     if result["test"] and not scores:
         test = "Test: no user of the protocol has an item in it, so nothing was measured."
-    weights = ", ".join(f"{name} {value:.3g}" for name, value in result.get("linear_weights", {}).items())
-    tuned = " (tuned on validation, as chosen)" if result.get("tuned_linear_weights") else ""
-    beside = f"Linear models beside the vectors weigh: {weights}{tuned}.\n" if weights else ""
+    beside = f"{weights_text(result)}\n" if result.get("linear_weights") else ""
     return (
         f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
         f"{test}\n"

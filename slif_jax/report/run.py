@@ -3,6 +3,7 @@
 from typing import Any
 
 from slif_jax.config import Config
+from slif_jax.outcome import weights_text
 from slif_jax.plots import PART_NAMES, groups_figure, run_figures
 from slif_jax.report.examples import examples_section
 from slif_jax.report.html import Html, figure, join, page, table, tag
@@ -80,6 +81,7 @@ def _result(result: dict[str, Any], config: Config) -> Html:
         [
             tag("dl", *tiles, class_="tiles"),
             tag("p", f"Test, mean over {result['test_users']:,} users, with 95 % intervals. {note}", class_="soft"),
+            *([tag("p", weights_text(result), class_="soft")] if result.get("linear_weights") else []),
             tag("details", tag("summary", "All metrics"), everything),
         ]
     )
