@@ -6,7 +6,7 @@ said: those which make its items likeliest among the first items of their users'
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from slif_jax.config import Config
 from slif_jax.data import Dataset
 from slif_jax.evaluate import RankingTask, TaskArrays, list_block, ranking_task
 from slif_jax.linear import LinearScores, beside
-from slif_jax.model import Encoded, Vectors
+from slif_jax.model import Encoded, Params, Vectors
 from slif_jax.train_state import TrainState
 
 TUNING = "tuning of linear models"
@@ -150,6 +150,11 @@ def tune_weights(lists: Lists, given: np.ndarray) -> np.ndarray:
     found = given.copy()
     found[some[1:]] = (theta[1:] / spread[some][1:]) / (theta[0] / spread[0])
     return (len(scores) * found + _GIVEN_COUNT_AS * given) / (len(scores) + _GIVEN_COUNT_AS)
+
+
+def named_weights(names: Sequence[str], params: Params) -> dict[str, float]:
+    """What each linear model weighs, by name; `names` are those of `SlifMr.linear_names`."""
+    return dict(zip(names, np.asarray(params.get("linear_weights", ())).tolist(), strict=True))
 
 
 def with_linear_weights(state: TrainState, weights: Float[Array, " m"]) -> TrainState:

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from slif_jax import ops
+from slif_jax.blend import named_weights
 from slif_jax.checkpoint import Checkpoints
 from slif_jax.config import Config
 from slif_jax.data import Dataset
@@ -43,8 +44,7 @@ class TrainedModel(NamedTuple):
 
     def linear_weights(self) -> dict[str, float]:
         """What each linear model weighs beside the vectors, by name."""
-        weights = np.asarray(self.params.get("linear_weights", ())).tolist()
-        return dict(zip(self.model.linear_names, weights, strict=True))
+        return named_weights(self.model.linear_names, self.params)
 
 
 class Recommendations(NamedTuple):

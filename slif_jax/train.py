@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from slif_jax import data, plots
+from slif_jax.blend import named_weights
 from slif_jax.checkpoint import Checkpoints, Progress, as_shapes, from_first, from_json
 from slif_jax.config import CONTENT, Config
 from slif_jax.credibility import summary_of_weights
@@ -266,8 +267,7 @@ class _Training:
 
     def _linear_weights(self) -> dict[str, float]:
         """What the linear models weigh as the state stands."""
-        weights = self.state.serving_params.get("linear_weights", ())
-        return dict(zip(self.engine.linear_names, np.asarray(weights).tolist(), strict=True))
+        return named_weights(self.engine.linear_names, self.state.serving_params)
 
     def finish(self, shapes: TrainState, *, evaluate_test: bool) -> dict[str, Any]:
         """Goes back to the best epoch, evaluates test, and writes what `result.json` holds."""
