@@ -22,7 +22,7 @@ from slif_jax.engine import Engine, MeshProgram, make_engine, mesh_program
 from slif_jax.evaluate import Evaluation
 from slif_jax.graphs import build_graphs
 from slif_jax.groups import training_tasks
-from slif_jax.hlo import Collective, collectives, read_collectives
+from slif_jax.hlo import collectives
 from slif_jax.meshes import make_mesh, parse_mesh
 from slif_jax.model import make_model
 from slif_jax.noise import hold_out_items
@@ -386,29 +386,3 @@ def test_batches_must_be_shared_evenly():
     assert made is not None
     with pytest.raises(ValueError, match=r"--batch_size must be a multiple of the 8 devices: got 250. Try 256"):
         mesh_program(dataset, uneven, graphs, data, init_train_state(model, graphs, SMALL), made)
-
-
-def test_bytes_of_a_ring():
-    gather = Collective("all-gather", ((8, 4),), 128, True)
-    assert gather.sent_bytes(8) == 112
-    assert gather._replace(kind="all-reduce").sent_bytes(8) == 224
-    assert gather._replace(kind="reduce-scatter").sent_bytes(8) == 896
-    assert gather._replace(kind="collective-permute").sent_bytes(8) == 128
-
-
-def test_a_start_of_an_exchange_counts_what_comes_out_of_it():
-    text = """
-%body (p: f32[4]) -> f32[32] {
-  %s = (bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(%p), replica_groups={{0,1}}
-  %r = f32[16]{0} all-reduce-start(%p), to_apply=%add
-}
-
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %w = f32[4] while(%p), condition=%cond, body=%body
-  %g = s32[8]{0} all-gather(%p)
-}
-"""
-    gather, reduce, outside = read_collectives(text)
-    assert gather == Collective("all-gather", ((32, 8),), 512, True, ("bf16",))
-    assert reduce == Collective("all-reduce", ((16,),), 64, True, ("f32",))
-    assert outside == Collective("all-gather", ((8,),), 32, False, ("s32",))
