@@ -46,7 +46,6 @@ class Progress:
     """Epochs finished."""
     best_epoch: int = 0
     best_value: float = -1.0
-    best_over: int = 0  # evaluations that this is the mean of
     best_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     recent: list[float] = dataclasses.field(default_factory=list)  # what picks the epoch, at the last evaluations
     evaluations_since_best: int = 0
@@ -253,7 +252,7 @@ class Checkpoints:
                 raise
             return self._restore_usable(target, best=best)  # a training that is at work here has just removed it
         if best_epoch is None:
-            progress = dataclasses.replace(progress, best_epoch=0, best_value=-1.0, best_over=0, best_metrics={})
+            progress = dataclasses.replace(progress, best_epoch=0, best_value=-1.0, best_metrics={})
         return state, progress
 
     def _choose(self) -> tuple[int, int | None] | None:

@@ -226,10 +226,10 @@ def _on_mesh(
         lambda state, encoded, graphs: feed_back(state, encoded, graphs, config), (spec, rows, graphs_spec), spec
     )
     item_rows = sharder.replicate(jnp.asarray(sharder.placements.items.rows))
+    specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
 
     def evaluator(task: RankingTask) -> Callable[[Encoded], Evaluation]:
         arrays, order = sharder.task(task)
-        specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
 
         def rank(final: Vectors, arrays: TaskArrays, item_rows: Array) -> Array:
             vectors = Vectors(final.users, gather_rows(final.items, sharder.axis)[item_rows])
@@ -243,7 +243,6 @@ def _on_mesh(
 
     def tuner(task: RankingTask) -> Tuner:
         arrays, order = sharder.task(task)
-        specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
         linear_spec = graphs_spec.linear
 
         def score(ranked: Vectors, users: Array, linear: Any, arrays: TaskArrays, item_rows: Array) -> Lists:

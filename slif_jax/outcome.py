@@ -46,7 +46,7 @@ def result_of(
         "selected_on": rules.select_part,
         "linear_weights": {name: float(f"{value:.6g}") for name, value in weights},
         "tuned_linear_weights": any(not math.isclose(value, given[name], rel_tol=1e-5) for name, value in weights),
-        "selected_value": status.best_value if status.best_over else None,
+        "selected_value": status.best_value if status.best_metrics else None,
         "valid": status.best_metrics if rules.select_part == "valid" else {},
         "test": {},
         "test_users": 0,

@@ -321,9 +321,7 @@ def _with_a_best(status: Progress, folder: Workdir, config: Config) -> Progress:
     if not isinstance(scores, dict) or config.select_on not in scores:
         return status
     value = _selection_value(status.recent or [scores[config.select_on]], config.rules())
-    return dataclasses.replace(
-        status, best_epoch=status.epoch, best_value=value, best_over=max(1, len(status.recent)), best_metrics=scores
-    )
+    return dataclasses.replace(status, best_epoch=status.epoch, best_value=value, best_metrics=scores)
 
 
 def _is_over(status: Progress, config: Config) -> bool:
@@ -341,16 +339,12 @@ def _advance(
     status = dataclasses.replace(status, epoch=status.epoch + 1, seconds=dict(seconds))
     if not scores:
         return status, False
+    of_fewer = len(status.recent) < rules.select_over  # so was the best so far
     recent = [*status.recent, scores[rules.select_on]][-rules.select_over :]
     status, value = dataclasses.replace(status, recent=recent), _selection_value(recent, rules)
-    if len(recent) > status.best_over or rules.better(value, status.best_value):
+    if of_fewer or rules.better(value, status.best_value):
         best = dataclasses.replace(
-            status,
-            best_epoch=status.epoch,
-            best_value=value,
-            best_over=len(recent),
-            best_metrics=scores,
-            evaluations_since_best=0,
+            status, best_epoch=status.epoch, best_value=value, best_metrics=scores, evaluations_since_best=0
         )
         return best, True
     return dataclasses.replace(status, evaluations_since_best=status.evaluations_since_best + 1), False
