@@ -65,7 +65,7 @@ def main() -> None:
                 feed_back(state, encode(state.serving_params, graphs, state.correlation), graphs, config)
             )
             clock = [time.perf_counter()]
-            state = jax.block_until_ready(close_the_loop(state, config)[0])
+            state = jax.block_until_ready(close_the_loop(state, graphs, config)[0])
             clock.append(time.perf_counter())
             state = jax.block_until_ready(run_epoch(state, graphs, examples)[0])
             clock.append(time.perf_counter())

@@ -60,7 +60,7 @@ def epoch(graph: Any, case: Case) -> Work:
         def timed() -> float:
             nonlocal state
             begin = time.perf_counter()
-            state = jax.block_until_ready(close_the_loop(state, config)[0])
+            state = jax.block_until_ready(close_the_loop(state, graphs, config)[0])
             rebuilt = time.perf_counter()
             state = jax.block_until_ready(run_epoch(state, graphs, examples)[0])
             return (rebuilt - begin + scale * (time.perf_counter() - rebuilt)) * 1e3

@@ -26,7 +26,7 @@ from slif_jax.multihost import is_first
 from slif_jax.train_state import TrainState
 from slif_jax.workdir import CheckpointWarning, WorkdirError, config_differences, replace_text
 
-SCHEMA = 2  # of `checkpoint.json`, and the only one read; since 2, parameters have the weights of linear models
+SCHEMA = 3  # of `checkpoint.json`, and the only one read; since 3, states have a covariance of scores
 _SEAL, _PARTIAL = "checkpoint.json", ".partial"
 
 

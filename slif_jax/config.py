@@ -128,6 +128,12 @@ class Config:
 
     # Self-loop
     correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
+    correlation_by: str = _setting(
+        "scores",
+        "What makes items near each other in it: the correlation of the scores that all users give them, linear models "
+        "included, or the cosine of their 'vectors'.",
+        choices=("scores", "vectors"),
+    )
     correlation_mutual: bool = _setting(
         False, "Keep a correlation edge only if each of its items is among the k nearest of the other."
     )
@@ -314,6 +320,10 @@ class Config:
     def uses_correlation(self) -> bool:
         """Whether any graph receives the correlation graph."""
         return any(self.correlates(graph) for graph in GRAPH_NAMES)
+
+    def correlates_scores(self) -> bool:
+        """Whether the correlation graph compares items by the scores that users give them."""
+        return self.uses_correlation() and self.correlation_by == "scores"
 
     def contrasted_views(self, sides: Sequence[str]) -> dict[str, float]:
         """Weights of the views that consistency contrasts with own embeddings, by name; `sides` are those there are."""

@@ -111,21 +111,60 @@ def warm_up(
 
 
 @functools.partial(jax.jit, static_argnames="momentum")
-def update_item_vectors(
-    old: Float[Array, "items d"], new: Float[Array, "items d"], *, momentum: float, first: Array
-) -> Float[Array, "items d"]:
-    """What is fed back: a moving average of the epochs' item representations.
+def moving_average(
+    old: Float[Array, "n d"], new: Float[Array, "n d"], *, momentum: float, first: Array
+) -> Float[Array, "n d"]:
+    """What is fed back: an average over the epochs, of item representations or of `score_covariance`.
 
     Args:
-      old: `[I, D]` the average so far.
-      new: `[I, D]` this epoch's representations.
+      old: `[N, D]` the average so far.
+      new: `[N, D]` this epoch's.
       momentum: share of `old` that is kept. Static.
       first: scalar bool, whether `old` holds nothing yet.
 
     Returns:
-      `[I, D]`.
+      `[N, D]`.
     """
     return jnp.where(first, new, momentum * old + (1.0 - momentum) * new)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def score_covariance(users: Float[Array, "users d"], axis: Axis = None) -> Float[Array, "d d"]:
+    """The covariance of user vectors, by which items are compared in the scores that all users give them.
+
+    The score of user u for item i is x_u . y_i, so that the scores of items i and j covary over the users as y_i C y_j,
+    C being the covariance of x: no score is written down.
+
+    Args:
+      users: `[U, D]` user vectors; rows of zeros do not count.
+      axis: mesh axis over which the users are shared: U counts this device's. Static.
+
+    Returns:
+      `[D, D]`, the same on all devices.
+    """
+    counted = jnp.any(users != 0, axis=1, keepdims=True)
+    count = jnp.maximum(total(jnp.sum(counted.astype(jnp.float32)), axis), 1.0)
+    mean = total(jnp.sum(users, axis=0), axis) / count
+    centred = jnp.where(counted, users - mean[None, :], 0.0)
+    return total(jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST), axis) / count
+
+
+@jax.jit
+def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -> Float[Array, "items d"]:
+    """Item vectors whose cosines are the correlations of the items' scores over all users.
+
+    Args:
+      items: `[I, D]` item vectors.
+      covariance: from `score_covariance`, C; zeros give zeros.
+
+    Returns:
+      `[I, D]`: `items` times the Cholesky factor of C, its diagonal raised by a millionth of its sum.
+    """
+    raised = 1e-6 * jnp.trace(covariance)
+    some = raised > 0
+    diagonal = jnp.where(some, raised, 1.0) * jnp.eye(covariance.shape[0], dtype=covariance.dtype)
+    factor = jnp.where(some, jnp.linalg.cholesky(covariance + diagonal), 0.0)
+    return jnp.matmul(items, factor, precision=jax.lax.Precision.HIGHEST)
 
 
 def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, "items k"]:

@@ -111,7 +111,7 @@ def _on_one_device(
         put=lambda state: state,
         get=lambda state: state,
         run_epoch=lambda state: run_epoch(state, graphs, data),
-        close_the_loop=lambda state: close_the_loop(state, config),
+        close_the_loop=lambda state: close_the_loop(state, graphs, config),
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed_back(state, encoded, graphs, config),
         evaluate=lambda encoded, split: evaluate_vectors(encoded.ranked, tasks[split]),
@@ -220,10 +220,14 @@ def _on_mesh(
     def mapped(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> jax.stages.Wrapped:
         return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs))
 
-    rebuild = mapped(lambda state: close_the_loop(state, config, sharder.axis), (spec,), (spec, whole))
+    rebuild = mapped(
+        lambda state, graphs: close_the_loop(state, graphs, config, sharder.axis), (spec, graphs_spec), (spec, whole)
+    )
     encode = mapped(local.encode, (spec.params, graphs_spec, rows), rows)
     feed = mapped(
-        lambda state, encoded, graphs: feed_back(state, encoded, graphs, config), (spec, rows, graphs_spec), spec
+        lambda state, encoded, graphs: feed_back(state, encoded, graphs, config, sharder.axis),
+        (spec, rows, graphs_spec),
+        spec,
     )
     item_rows = sharder.replicate(jnp.asarray(sharder.placements.items.rows))
     specs: Any = TaskArrays._make([*[rows] * 5, whole, whole])
@@ -263,7 +267,7 @@ def _on_mesh(
         put=sharder.state,
         get=sharder.state_on_host,
         run_epoch=lambda state: program.run_epoch(state, graphs, program.data),
-        close_the_loop=rebuild,
+        close_the_loop=lambda state: rebuild(state, graphs),
         encode=lambda state: encode(state.serving_params, graphs, state.correlation),
         feed_back=lambda state, encoded: feed(state, encoded, graphs),
         evaluate=lambda encoded, split: evaluators[split](encoded),

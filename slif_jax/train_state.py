@@ -48,6 +48,9 @@ class TrainState(flax.struct.PyTreeNode):
     """`jraph.GraphsTuple`: S of the epoch that was last run."""
     item_vectors: Any
     """`[I, D]` float32: Z, what the next rebuild is fed with."""
+    score_covariance: Any
+    """`[D + r, D + r]` float32, of users' vectors with the r columns of the linear models: by it the next rebuild
+    compares items in the scores that they get. None where it compares vectors, or there is no rebuild."""
 
     @property
     def serving_params(self) -> Any:
@@ -86,6 +89,7 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config, mesh: Mesh |
         mesh=mesh,
     )
     params = model.init_params(init_rng, graphs, correlation)
+    columns = config.width + sum(linear.users.shape[1] for linear in graphs.linear.values())
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         epoch=jnp.zeros((), jnp.int32),
@@ -95,6 +99,7 @@ def init_train_state(model: SlifMr, graphs: Graphs, config: Config, mesh: Mesh |
         rng=rng,
         correlation=correlation,
         item_vectors=jnp.zeros((model.num_items, config.width), jnp.float32),
+        score_covariance=jnp.zeros((columns, columns), jnp.float32) if config.correlates_scores() else None,
     )
 
 

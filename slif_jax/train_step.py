@@ -315,19 +315,27 @@ def rebuild_is_due(epoch: int, config: Config) -> bool:
     return (epoch - config.correlation_start) % config.correlation_period == 0
 
 
-def close_the_loop(state: TrainState, config: Config, axis: Axis = None) -> tuple[TrainState, Float[Array, ""]]:
+def close_the_loop(
+    state: TrainState, graphs: Graphs, config: Config, axis: Axis = None
+) -> tuple[TrainState, Float[Array, ""]]:
     """Rebuilds the correlation graph from the fed back item vectors.
 
     Args:
       state: after an epoch.
+      graphs: static graphs.
       config: settings.
       axis: mesh axis over which the items are shared.
 
     Returns:
       The state that the next epoch starts with, and the share of the correlation edges that were there before.
     """
+    vectors = state.item_vectors
+    if config.correlates_scores():
+        columns = [graphs.linear[name].items for name in sorted(graphs.linear)]
+        scores = correlation.in_scores(jnp.concatenate([vectors, *columns], axis=1), state.score_covariance)
+        vectors = jnp.where(graphs.warm[:, None], scores, 0.0)
     rebuilt = correlation.rebuild(
-        state.item_vectors,
+        vectors,
         num_neighbors=config.correlation_neighbors,
         mutual=config.correlation_mutual,
         recall_target=config.correlation_recall if config.correlation_recall < 1 else None,
@@ -337,14 +345,18 @@ def close_the_loop(state: TrainState, config: Config, axis: Axis = None) -> tupl
     return state.replace(correlation=rebuilt), kept
 
 
-def feed_back(state: TrainState, encoded: Encoded, graphs: Graphs, config: Config) -> TrainState:
-    """Keeps the epoch's item representations for the next rebuild.
+def feed_back(state: TrainState, encoded: Encoded, graphs: Graphs, config: Config, axis: Axis = None) -> TrainState:
+    """Keeps the epoch's item representations for the next rebuild, and how users' scores make use of them.
 
     Items without training interactions leave zeros, so that they get no edges: what they have is not trained, and
     edges to popular items would carry it to the top of everybody's list.
     """
     found = jnp.where(graphs.warm[:, None], encoded.final.items, 0.0)
-    vectors = correlation.update_item_vectors(
-        state.item_vectors, found, momentum=config.correlation_momentum, first=state.epoch == 1
+    average = functools.partial(
+        correlation.moving_average, momentum=config.correlation_momentum, first=state.epoch == 1
     )
-    return state.replace(item_vectors=vectors)
+    state = state.replace(item_vectors=average(state.item_vectors, found))
+    if not config.correlates_scores():
+        return state
+    covariance = correlation.score_covariance(encoded.ranked.users, axis)
+    return state.replace(score_covariance=average(state.score_covariance, covariance))

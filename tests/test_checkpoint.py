@@ -31,6 +31,7 @@ def state_of(epoch: int) -> TrainState:
         rng=jax.random.key(epoch),
         correlation={"senders": jnp.arange(5, dtype=jnp.int32)},
         item_vectors=table,
+        score_covariance=jnp.eye(8) * epoch,
     )
 
 
@@ -179,12 +180,12 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tm
     assert last(folder, dataclasses.replace(CONFIG, epochs=7)) is not None
 
 
-@pytest.mark.parametrize(("schema", "age"), [(3, "a newer"), (1, "an earlier")])
+@pytest.mark.parametrize(("schema", "age"), [(4, "a newer"), (2, "an earlier")])
 def test_another_schema_is_refused(tmp_path: Path, schema: int, age: str):
     folder = saved(tmp_path / "c", {4: 4})
     path = folder / "4" / "checkpoint.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema, "news": True}))
-    with pytest.raises(CheckpointError, match=rf"has schema {schema}, .* reads 2: it was written by {age} one"):
+    with pytest.raises(CheckpointError, match=rf"has schema {schema}, .* reads 3: it was written by {age} one"):
         last(folder)
 
 

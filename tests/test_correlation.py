@@ -134,7 +134,7 @@ def test_share_kept_of_the_same_another_and_an_empty_graph():
 
 
 def test_vectors_fed_back_are_a_moving_average():
-    update, epochs = correlation.update_item_vectors, [np.asarray(draw(seed)) for seed in range(3)]
+    update, epochs = correlation.moving_average, [np.asarray(draw(seed)) for seed in range(3)]
     z = jnp.full((NUM_ITEMS, 4), jnp.nan)  # holds nothing yet
     for epoch, new in enumerate(epochs):
         z = update(z, jnp.asarray(new), momentum=0.75, first=jnp.asarray(epoch == 0))
@@ -142,6 +142,28 @@ def test_vectors_fed_back_are_a_moving_average():
     np.testing.assert_allclose(z, want, rtol=1e-5, atol=1e-6)
     without = update(draw(0), draw(1), momentum=0.0, first=jnp.asarray(False))
     np.testing.assert_array_equal(without, epochs[1])
+
+
+def test_vectors_in_scores_have_the_correlations_of_scores_as_cosines():
+    rng = np.random.default_rng(3)
+    users, items = rng.normal(1.0, 2.0, (50, 6)), rng.normal(size=(9, 6))
+    expected = np.corrcoef((users @ items.T).T)
+    rows = np.concatenate([np.zeros((4, 6)), users])  # users of whom nothing is known count for nothing
+    covariance = correlation.score_covariance(jnp.asarray(rows, jnp.float32))
+    np.testing.assert_allclose(covariance, np.cov(users.T, bias=True), rtol=1e-4, atol=1e-4)
+    vectors = np.asarray(correlation.in_scores(jnp.asarray(items, jnp.float32), covariance), np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-4)
+    assert np.abs(expected - np.corrcoef(items)).max() > 0.1  # which are not those of the vectors
+
+
+def test_scores_with_columns_that_say_nothing_stay_finite():
+    users = jnp.zeros((5, 4)).at[:, 0].set(jnp.arange(5.0))  # one column of four differs between users
+    vectors = correlation.in_scores(jnp.eye(3, 4), correlation.score_covariance(users))
+    assert np.isfinite(vectors).all()
+    assert float(jnp.abs(vectors[0]).max()) > 100 * float(jnp.abs(vectors[1:]).max())
+    for nobody in (jnp.ones((5, 4)), jnp.zeros((5, 4))):
+        np.testing.assert_array_equal(correlation.in_scores(jnp.eye(4), correlation.score_covariance(nobody)), 0.0)
 
 
 def test_warm_up_is_empty_or_the_nearest_by_all_features():

@@ -136,6 +136,9 @@ def test_a_mesh_gives_the_numbers_of_one_device(variant: str, mesh: str):
     for name in ("user_embedding", "item_embedding"):
         np.testing.assert_allclose(mesh_state.params[name], state.params[name], atol=2e-3)
     np.testing.assert_allclose(mesh_state.item_vectors, state.item_vectors, atol=5e-3)
+    if (covariance := state.score_covariance) is not None:
+        largest = np.abs(covariance).max()
+        np.testing.assert_allclose(mesh_state.score_covariance, covariance, atol=1e-3 * largest)
     given = [*config_of(variant).linear_weights().values()]
     if given:
         np.testing.assert_allclose(mesh_state.params["linear_weights"], state.params["linear_weights"], rtol=2e-2)
@@ -247,8 +250,7 @@ def test_rows_are_dealt_out_and_looked_up_to_the_last_bit(length: int):
 
 def test_the_rebuild_gathers_item_vectors_and_never_all_pairs():
     engine, state = engine_on("default", "data:8")
-    compiled: Any = engine.close_the_loop
-    found = collectives(compiled.lower(engine.put(state)).compile())
+    found = collectives(jax.jit(engine.close_the_loop).lower(engine.put(state)).compile())
     items = program_on("data:8")[0].sharder.placements.items.total
     largest = max(c.result_bytes for c in found)
     assert largest == 4 * items * SMALL.width

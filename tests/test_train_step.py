@@ -149,7 +149,7 @@ def test_nothing_is_traced_again_after_the_first_epoch(dataset: Dataset, monkeyp
     seen = []
     for epoch in range(5):
         if train_step.rebuild_is_due(epoch, TINY):
-            state, _ = train_step.close_the_loop(state, TINY)
+            state, _ = train_step.close_the_loop(state, graphs, TINY)
         state, _ = run(state, graphs, data)
         state = train_step.feed_back(state, encode(state.serving_params, graphs, state.correlation), graphs, TINY)
         seen.append(dict(counts))
@@ -167,7 +167,7 @@ def test_the_loop_feeds_the_next_epoch(dataset: Dataset):
     expected = np.where(np.asarray(graphs.warm)[:, None], encoded.final.items, 0.0)
     np.testing.assert_array_equal(state.item_vectors, expected)
     assert not np.asarray(state.correlation.edges.weight).any()
-    state, kept = train_step.close_the_loop(state, TINY)
+    state, kept = train_step.close_the_loop(state, graphs, TINY)
     assert kept == 0
     assert np.asarray(state.correlation.edges.weight).any()
     after = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
@@ -197,12 +197,40 @@ def test_cold_items_have_no_edges_in_the_correlation_graph(dataset: Dataset, war
     model, graphs, state, _ = set_up(dataclasses.replace(dataset, train=train), config)
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     assert np.asarray(encoded.final.items)[[3, 8]].any(axis=1).all()  # they can be recommended
-    closed, _ = train_step.close_the_loop(train_step.feed_back(state, encoded, graphs, config), config)
+    closed, _ = train_step.close_the_loop(train_step.feed_back(state, encoded, graphs, config), graphs, config)
     for graph in (state.correlation, closed.correlation) if warm_up == "features" else (closed.correlation,):
         used = np.asarray(graph.edges.weight) > 0
         assert used.any()
         assert not np.isin(np.asarray(graph.senders)[used], (3, 8)).any()
         assert not np.isin(np.asarray(graph.receivers)[used], (3, 8)).any()
+
+
+@pytest.mark.parametrize("weights", [{}, {"regression_weight": 0.5, "walk_weight": 0.2}])
+@pytest.mark.parametrize("by", ["scores", "vectors"])
+def test_items_are_near_by_the_scores_of_all_users_or_by_their_vectors(
+    dataset: Dataset, by: str, weights: dict[str, float]
+):
+    config = dataclasses.replace(TINY, correlation_by=by, **weights)
+    model, graphs, state, _ = set_up(dataset, config)
+    encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
+    fed = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, graphs, config)
+    closed, _ = train_step.close_the_loop(fed, graphs, config)
+    if by == "scores":
+        users, items = (np.asarray(x, np.float64) for x in encoded.ranked)
+        near = np.array(np.corrcoef(items @ users.T))
+    else:
+        assert fed.score_covariance is None
+        items = np.asarray(encoded.final.items, np.float64)
+        unit = items / np.linalg.norm(items, axis=1, keepdims=True)
+        near = unit @ unit.T
+    np.fill_diagonal(near, -np.inf)
+    warm = np.asarray(graphs.warm)
+    near[:, ~warm] = -np.inf
+    k = config.correlation_neighbors
+    found = np.asarray(correlation.neighbors(closed.correlation, k))
+    for item in np.flatnonzero(warm):
+        best = np.argsort(-near[item])[:k]
+        assert set(found[item]) - {-1} == set(best[near[item, best] > 0])
 
 
 def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
@@ -211,9 +239,12 @@ def test_momentum_keeps_a_share_of_the_older_vectors(dataset: Dataset):
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
     first = train_step.feed_back(state.replace(epoch=jnp.int32(1)), encoded, graphs, config)
     np.testing.assert_allclose(first.item_vectors, jnp.where(graphs.warm[:, None], encoded.final.items, 0.0))
-    half = encoded._replace(final=encoded.final._replace(items=jnp.zeros_like(encoded.final.items)))
+    np.testing.assert_allclose(first.score_covariance, np.cov(encoded.ranked.users.T, bias=True), atol=1e-6)
+    nothing = encoded.final._replace(items=jnp.zeros_like(encoded.final.items))
+    half = encoded._replace(final=nothing, ranked=jax.tree.map(jnp.zeros_like, encoded.ranked))
     second = train_step.feed_back(first.replace(epoch=jnp.int32(2)), half, graphs, config)
     np.testing.assert_allclose(second.item_vectors, 0.75 * first.item_vectors, rtol=1e-6)
+    np.testing.assert_allclose(second.score_covariance, 0.75 * first.score_covariance, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
