@@ -25,7 +25,8 @@ from slif_jax.train_state import TrainState
 TUNING = "tuning of linear models"
 """The name of `tuning_task` among `training_tasks`."""
 LISTED = 100  # items of each list
-_MOST_USERS, _LEAST_USERS, _USERS_AT_ONCE = 4096, 100, 256
+MOST_USERS, USERS_AT_ONCE = 4096, 256
+_LEAST_USERS = 100
 _GIVEN_COUNT_AS = 100  # users that the weights which were given count as
 _LEAST_VECTORS = 0.05  # what the vectors weigh at least, by what any model weighs, in standard deviations of scores
 
@@ -53,10 +54,10 @@ def tuning_task(dataset: Dataset, config: Config) -> RankingTask | None:
     if not config.tunes_linear_weights() or not len(dataset.valid):
         return None
     users = np.unique(dataset.valid[:, 0])
-    if len(users) > _MOST_USERS:
-        users = np.random.default_rng(0).choice(users, _MOST_USERS, replace=False)
+    if len(users) > MOST_USERS:
+        users = np.random.default_rng(0).choice(users, MOST_USERS, replace=False)
     valid = dataset.valid[np.isin(dataset.valid[:, 0], users)]
-    config = dataclasses.replace(config, eval_block=min(config.eval_block, _USERS_AT_ONCE))
+    config = dataclasses.replace(config, eval_block=min(config.eval_block, USERS_AT_ONCE))
     rules = dataclasses.replace(config.rules(), candidates="all", ties="lower")
     return ranking_task(dataclasses.replace(dataset, valid=valid), "valid", config, protocol=rules)
 

@@ -117,8 +117,8 @@ def test_vectors_that_say_nothing_leave_finite_weights():
 
 @pytest.mark.parametrize("most_users", [4096, 20])
 def test_lists_are_scored_by_each_part(most_users: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(blend, "_MOST_USERS", most_users)
-    monkeypatch.setattr(blend, "_USERS_AT_ONCE", 16)
+    monkeypatch.setattr(blend, "MOST_USERS", most_users)
+    monkeypatch.setattr(blend, "USERS_AT_ONCE", 16)
     monkeypatch.setattr(blend, "LISTED", 9)
     dataset = load(SMALL.dataset)
     task = tuning_task(dataset, SMALL)

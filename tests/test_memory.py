@@ -76,6 +76,20 @@ def test_what_is_switched_off_takes_nothing():
     assert wide["parameters"] > 1.9 * on["parameters"]
 
 
+def test_what_linear_models_need_between_epochs_counts():
+    name = "between epochs, beyond that of a step"
+    small = dataclasses.replace(BASE, batch_size=8, softmax_negatives=8)
+    wide = dataclasses.replace(small, regression_weight=0.1, regression_rank=1000)
+    plain, tuned = memory.estimate(DATASET, small), memory.estimate(DATASET, wide)
+    fixed = memory.estimate(DATASET, dataclasses.replace(wide, tune_linear_weights=False))
+    columns = min(1000, DATASET.num_users, DATASET.num_items)
+    lists = 4 * 100 * (256 * (small.width + columns) + 4096 * 2)
+    assert tuned[name] > fixed[name] >= plain[name]
+    assert tuned[name] > 0.9 * lists - tuned["within a step"] - tuned["messages"]
+    by_vectors = memory.estimate(DATASET, dataclasses.replace(wide, correlation_by="vectors"))
+    assert tuned["self-loop"] - by_vectors["self-loop"] == 4 * (small.width + columns) ** 2
+
+
 # Shapes that the constants were not fitted to.
 @native
 @pytest.mark.usefixtures("standard_promotion")  # for optax

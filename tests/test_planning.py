@@ -19,7 +19,7 @@ from slif_jax.meshes import make_mesh
 from slif_jax.model import make_model
 from slif_jax.planning import Accelerator, Sizes, accelerator, device_bytes, plan
 from slif_jax.planning.calibration import Probes, calibrate
-from slif_jax.planning.exchanges import evaluate_exchanges, step_exchanges
+from slif_jax.planning.exchanges import evaluate_exchanges, rebuild_exchanges, step_exchanges
 from slif_jax.planning.plans import seconds_of
 from slif_jax.planning.remedies import Setting, gib
 from slif_jax.planning.work import Work, num_steps, rebuild_work, step_work
@@ -139,6 +139,19 @@ def test_exchanges_of_all_views_by_hand():
         "users of the views": 1,
         "item vectors": 1,
     }
+
+
+def test_a_rebuild_by_scores_compares_the_columns_of_linear_models_too():
+    scores = dataclasses.replace(FULL, regression_weight=0.1, regression_rank=100)
+    vectors = dataclasses.replace(scores, correlation_by="vectors")
+    assert [e.num_bytes for e in rebuild_exchanges(SIZES, vectors, 4)] == [4 * 4000 * 9 * 3 / 4]
+    assert [e.num_bytes for e in rebuild_exchanges(SIZES, scores, 4)] == [
+        4 * 4000 * 109 * 3 / 4,
+        2 * 4 * 108**2 * 3 / 4,
+    ]
+    products = [sum(w.products for w in rebuild_work(SIZES, config)) for config in (vectors, scores)]
+    users_and_items = SIZES.num_users + SIZES.num_items
+    assert products[1] - products[0] == pytest.approx(2 * 4000**2 * 100 + 2 * users_and_items * 108**2 + 108**3 / 3)
 
 
 @pytest.mark.usefixtures("standard_promotion")  # for optax

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters
-from slif_jax.planning.space import FLOAT, carried_bytes, linear_columns
+from slif_jax.planning.space import FLOAT, carried_bytes, compared_columns, linear_columns
 from slif_jax.planning.work import Number
 
 
@@ -76,10 +76,17 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]
 
 
 def rebuild_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
-    """The collectives of a rebuild: every device gets all item vectors, and the scale of each."""
+    """The collectives of a rebuild: every device gets all item vectors, and the scale of each.
+
+    Where they are compared in scores, the devices add up what covariance their users have.
+    """
     if devices == 1:
         return []
-    return [Exchange("rebuild", "item vectors", FLOAT * sizes.num_items * (config.width + 1) * (devices - 1) / devices)]
+    away, width = (devices - 1) / devices, compared_columns(sizes, config)
+    found = [Exchange("rebuild", "item vectors", FLOAT * sizes.num_items * (width + 1) * away)]
+    if config.correlates_scores():
+        found.append(Exchange("rebuild", "covariance of users", 2 * FLOAT * width**2 * away))
+    return found
 
 
 def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:

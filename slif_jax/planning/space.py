@@ -1,5 +1,6 @@
 """Bytes that a training takes on each of D devices, by purpose; one device is the case D = 1."""
 
+from slif_jax.blend import LISTED, MOST_USERS, USERS_AT_ONCE
 from slif_jax.config import CONTENT, Config
 from slif_jax.planning.sizes import Sizes, dense_parameters, table_parameters
 
@@ -38,6 +39,11 @@ def linear_columns(sizes: Sizes, config: Config) -> int:
     return sum(columns[name] for name in config.linear_weights())
 
 
+def compared_columns(sizes: Sizes, config: Config) -> int:
+    """Columns of the vectors by which a rebuild finds the nearest items."""
+    return config.width + (linear_columns(sizes, config) if config.correlates_scores() else 0)
+
+
 def rows_each(count: int, devices: int) -> int:
     """Rows of a table on each device."""
     return -(-count // devices)
@@ -64,7 +70,8 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
         "parameters": FLOAT * (tables + dense),
         "optimizer": moments,
         "average of the parameters": FLOAT * (tables + dense) if config.parameter_momentum else 0,
-        "self-loop": items * d * FLOAT + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
+        "self-loop": FLOAT * (items * d + config.correlates_scores() * compared_columns(sizes, config) ** 2)
+        + _fixed_degree_bytes(sizes, items, config.correlation_neighbors),
         "graphs": _graph_bytes(sizes, config, devices),
         "features": items * sum(FLOAT * width + 1 for width in sizes.modalities),
         "linear models": (rows_each(sizes.num_users, devices) + items) * linear_columns(sizes, config) * FLOAT,
@@ -74,6 +81,8 @@ def device_bytes(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
         "messages": 0 if native_kernels else _message_bytes(sizes, config, devices),
         "within a step": _step_bytes(sizes, config, devices),
     }
+    in_a_step = parts["gathered sources"] + parts["messages"] + parts["within a step"]
+    parts["between epochs, beyond that of a step"] = max(0, _between_bytes(sizes, config, devices) - in_a_step)
     return {purpose: int(value) for purpose, value in parts.items()}
 
 
@@ -184,3 +193,17 @@ def _step_bytes(sizes: Sizes, config: Config, devices: int) -> int:
         rows += _BLOCK_ROWS * nodes + _BLOCK_VIEW_ROWS * views * rows_each(sizes.num_items, devices)
     batch = _BATCH_ROWS * (1 + views) * batch_rows(sizes, config, devices)
     return int(FLOAT * (d * (rows + batch) + _LOGITS * logits(config, devices)))
+
+
+def _between_bytes(sizes: Sizes, config: Config, devices: int) -> int:
+    """What encoding, tuning and ranking hold, or the rebuild after them."""
+    users, items = rows_each(sizes.num_users, devices), rows_each(sizes.num_items, devices)
+    scored, compared = config.width + linear_columns(sizes, config), compared_columns(sizes, config)
+    encoded = (users + items) * (config.width * (2 + sizes.num_views) + scored)
+    others = sizes.num_items if devices > 1 else 0
+    ranking = 2 * others * scored
+    if config.tunes_linear_weights():
+        ranking += LISTED * (USERS_AT_ONCE * scored + MOST_USERS * (1 + len(config.linear_weights())))
+    centred = users * scored if config.correlates_scores() else 0
+    rebuild = (3 * items + others) * compared if config.uses_correlation() else 0
+    return FLOAT * max(encoded + max(ranking, centred), rebuild)

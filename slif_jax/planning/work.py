@@ -15,6 +15,7 @@ from slif_jax.planning.space import (
     FLOAT,
     batch_rows,
     carried_bytes,
+    compared_columns,
     edges_each,
     linear_columns,
     logits,
@@ -211,13 +212,20 @@ def rebuild_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
     """The operations of a rebuild of the correlation graph on one of D devices."""
     sizes = sizes.used(config)
     at = _shapes(sizes, config, devices)
-    pairs = at.items * sizes.num_items
+    pairs, width = at.items * sizes.num_items, compared_columns(sizes, config)
     # A native kernel selects as it multiplies; elsewhere scores are written in blocks, and read by the selection.
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     return [
-        Work("rebuild", "nearest items", products=2 * pairs * at.d, streamed=scores + FLOAT * sizes.num_items * at.d),
+        Work("rebuild", "nearest items", products=2 * pairs * width, streamed=scores + FLOAT * sizes.num_items * width),
+        *([_in_scores(at, width)] if config.correlates_scores() else []),
         Work("rebuild", "graph", streamed=sort_bytes(at.related, 8) + 40 * at.related),
     ]
+
+
+def _in_scores(at: _Shapes, width: int) -> Work:
+    """The covariance of the users' vectors, and the items' times its factor."""
+    rows = at.users + at.items
+    return Work("rebuild", "scores", products=2 * rows * width**2 + width**3 / 3, streamed=FLOAT * 3 * rows * width)
 
 
 def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
