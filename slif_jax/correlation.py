@@ -1,4 +1,7 @@
-"""The self-loop: item vectors of the last epoch become the item-item correlation graph of the next one."""
+"""The self-loop: item vectors of the last epoch become the item-item correlation graph of the next one.
+
+Vectors as such, or in the scores that they get from all users: `in_scores`.
+"""
 
 import functools
 
@@ -28,7 +31,7 @@ def rebuild(
     """Builds the correlation graph S of item vectors; a jitted step of its own.
 
     Args:
-      item_vectors: `[I, D]` item representations Z of the last epoch.
+      item_vectors: `[I, D]` what items are compared by: item representations of the last epoch, or `in_scores` of them.
       num_neighbors: k. Static.
       mutual: keep an edge only if each of its ends is among the k nearest of the other. Static.
       recall_target: None finds the k nearest exactly; a share below 1 lets TPUs search approximately. Static.
@@ -159,6 +162,18 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
 
     Returns:
       `[I, D]`: `items` times the Cholesky factor of C, its diagonal raised by a millionth of its sum.
+
+    Reference: docs/method.md, section 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from slif_jax import correlation
+      >>> users = jnp.array([[1.0, 0.1], [-1.0, 0.1], [2.0, -0.2], [-2.0, 0.0]])  # they differ in the first column
+      >>> items = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
+      >>> vectors = correlation.in_scores(items, correlation.score_covariance(users))
+      >>> graph = correlation.rebuild(vectors, num_neighbors=1)
+      >>> correlation.neighbors(graph, 1).tolist()
+      [[1], [0], [-1]]
     """
     raised = 1e-6 * jnp.trace(covariance)
     some = raised > 0
