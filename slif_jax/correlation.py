@@ -161,7 +161,7 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
       covariance: from `score_covariance`, C; zeros give zeros.
 
     Returns:
-      `[I, D]`: `items` times the Cholesky factor of C, its diagonal raised by a millionth of its sum.
+      `[I, D]`: `items` times the Cholesky factor of C, its diagonal raised by a hundred-thousandth.
 
     Reference: docs/method.md, section 3.
 
@@ -175,11 +175,12 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
       >>> correlation.neighbors(graph, 1).tolist()
       [[1], [0], [-1]]
     """
-    raised = 1e-6 * jnp.trace(covariance)
-    some = raised > 0
-    diagonal = jnp.where(some, raised, 1.0) * jnp.eye(covariance.shape[0], dtype=covariance.dtype)
-    factor = jnp.where(some, jnp.linalg.cholesky(covariance + diagonal), 0.0)
-    return jnp.matmul(items, factor, precision=jax.lax.Precision.HIGHEST)
+    spread = jnp.sqrt(jnp.diagonal(covariance))
+    some = spread > 0
+    inverse = jnp.where(some, 1.0 / jnp.where(some, spread, 1.0), 0.0)
+    scaled = covariance * inverse[:, None] * inverse[None, :]  # columns may differ by orders of magnitude
+    factor = jnp.linalg.cholesky(scaled + jnp.diag(jnp.where(some, 1e-5, 1.0)))
+    return jnp.matmul(items, spread[:, None] * factor, precision=jax.lax.Precision.HIGHEST)
 
 
 def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, "items k"]:

@@ -157,6 +157,17 @@ def test_vectors_in_scores_have_the_correlations_of_scores_as_cosines():
     assert np.abs(expected - np.corrcoef(items)).max() > 0.1  # which are not those of the vectors
 
 
+def test_columns_of_any_size_count_by_what_they_do_to_scores():
+    rng = np.random.default_rng(4)
+    users, items = rng.normal(size=(200, 5)), rng.normal(size=(9, 5))
+    size = np.array([1e-8, 1e-4, 1.0, 1e3, 1e6])
+    expected = np.corrcoef((users @ items.T).T)
+    covariance = correlation.score_covariance(jnp.asarray(users * size, jnp.float32))
+    vectors = np.asarray(correlation.in_scores(jnp.asarray(items / size, jnp.float32), covariance), np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-3)
+
+
 def test_scores_with_columns_that_say_nothing_stay_finite():
     users = jnp.zeros((5, 4)).at[:, 0].set(jnp.arange(5.0))  # one column of four differs between users
     vectors = correlation.in_scores(jnp.eye(3, 4), correlation.score_covariance(users))
