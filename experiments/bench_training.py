@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench_ops import COLUMNS, Call, Case, Work, compiled_call, module_or_none, random_table
@@ -56,6 +57,7 @@ def epoch(graph: Any, case: Case) -> Work:
     def call(implementation: str | None) -> Call:
         state = init_train_state(model, graphs, config)
         state = state.replace(item_vectors=random_table(model.num_items, 5))
+        state = state.replace(score_covariance=jnp.eye(config.width))
 
         def timed() -> float:
             nonlocal state

@@ -139,7 +139,7 @@ def score_covariance(users: Float[Array, "users d"], axis: Axis = None) -> Float
     C being the covariance of x: no score is written down.
 
     Args:
-      users: `[U, D]` user vectors; rows of zeros do not count.
+      users: `[U, D]` user vectors; rows of zeros, such as a mesh pads its shares with, do not count.
       axis: mesh axis over which the users are shared: U counts this device's. Static.
 
     Returns:
@@ -161,7 +161,7 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
       covariance: from `score_covariance`, C; zeros give zeros.
 
     Returns:
-      `[I, D]`: `items` times the Cholesky factor of C, its diagonal raised by a hundred-thousandth.
+      `[I, D]`: `items` times a factor of C, up to a common scale.
 
     Reference: docs/method.md, section 3.
 
@@ -179,8 +179,10 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
     some = spread > 0
     inverse = jnp.where(some, 1.0 / jnp.where(some, spread, 1.0), 0.0)
     scaled = covariance * inverse[:, None] * inverse[None, :]  # columns may differ by orders of magnitude
-    factor = jnp.linalg.cholesky(scaled + jnp.diag(jnp.where(some, 1e-5, 1.0)))
-    return jnp.matmul(items, spread[:, None] * factor, precision=jax.lax.Precision.HIGHEST)
+    values, directions = jnp.linalg.eigh(scaled)  # and be fewer users than columns: Cholesky's factor would be NaN
+    factor = directions * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]
+    size = spread / jnp.where(jnp.any(some), jnp.max(spread), 1.0)
+    return jnp.matmul(items, size[:, None] * factor, precision=jax.lax.Precision.HIGHEST)
 
 
 def neighbors(correlation: jraph.GraphsTuple, num_neighbors: int) -> Int[Array, "items k"]:

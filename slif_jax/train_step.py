@@ -310,9 +310,8 @@ def make_run_epoch(model: SlifMr, tx: optax.GradientTransformation) -> jax.stage
 
 def rebuild_is_due(epoch: int, config: Config) -> bool:
     """Whether the correlation graph is rebuilt before epoch `epoch` (counted from 0)."""
-    if not config.uses_correlation() or epoch < config.correlation_start:
-        return False
-    return (epoch - config.correlation_start) % config.correlation_period == 0
+    start = max(1, config.correlation_start)  # nothing is fed back before the first epoch
+    return config.uses_correlation() and epoch >= start and (epoch - start) % config.correlation_period == 0
 
 
 def close_the_loop(

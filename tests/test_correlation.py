@@ -148,7 +148,7 @@ def test_vectors_in_scores_have_the_correlations_of_scores_as_cosines():
     rng = np.random.default_rng(3)
     users, items = rng.normal(1.0, 2.0, (50, 6)), rng.normal(size=(9, 6))
     expected = np.corrcoef((users @ items.T).T)
-    rows = np.concatenate([np.zeros((4, 6)), users])  # users of whom nothing is known count for nothing
+    rows = np.concatenate([np.zeros((4, 6)), users])  # as the padding of a mesh
     covariance = correlation.score_covariance(jnp.asarray(rows, jnp.float32))
     np.testing.assert_allclose(covariance, np.cov(users.T, bias=True), rtol=1e-4, atol=1e-4)
     vectors = np.asarray(correlation.in_scores(jnp.asarray(items, jnp.float32), covariance), np.float64)
@@ -166,6 +166,23 @@ def test_columns_of_any_size_count_by_what_they_do_to_scores():
     vectors = np.asarray(correlation.in_scores(jnp.asarray(items / size, jnp.float32), covariance), np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_users", [2, 12, 5000])
+def test_more_columns_than_users_and_columns_alike_are_compared_all_the_same(num_users: int):
+    rng = np.random.default_rng(num_users)
+    users, items = rng.normal(size=(num_users, 300)), rng.normal(size=(20, 300))
+    if num_users == 5000:  # all columns nearly the same
+        users, items = users[:, :1] + 1e-6 * users, np.abs(items)
+    vectors = correlation.in_scores(
+        jnp.asarray(items, jnp.float32), correlation.score_covariance(jnp.asarray(users * 1e-15, jnp.float32))
+    )
+    expected = np.corrcoef(items @ users.T)
+    unit = np.asarray(vectors, np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit @ unit.T, expected, atol=2e-2)
+    found = correlation.neighbors(correlation.rebuild(vectors, num_neighbors=3), 3)
+    assert (np.asarray(found) >= 0).mean() > 0.9
 
 
 def test_scores_with_columns_that_say_nothing_stay_finite():

@@ -190,9 +190,10 @@ def test_the_average_of_the_parameters_is_what_is_served(dataset: Dataset):
     assert state.serving_params is state.params
 
 
+@pytest.mark.parametrize("regression", [0.0, 0.5])
 @pytest.mark.parametrize("warm_up", ["empty", "features"])
-def test_cold_items_have_no_edges_in_the_correlation_graph(dataset: Dataset, warm_up: str):
-    config = dataclasses.replace(TINY, correlation_warm_up=warm_up)
+def test_cold_items_have_no_edges_in_the_correlation_graph(dataset: Dataset, warm_up: str, regression: float):
+    config = dataclasses.replace(TINY, correlation_warm_up=warm_up, regression_weight=regression)
     train = dataset.train[~np.isin(dataset.train[:, 1], (3, 8))]
     model, graphs, state, _ = set_up(dataclasses.replace(dataset, train=train), config)
     encoded = jax.jit(model.encode)(state.serving_params, graphs, state.correlation)
