@@ -130,8 +130,7 @@ class Config:
     correlation_neighbors: int = _setting(10, "Neighbours k per item in the correlation graph.", minimum=1)
     correlation_by: str = _setting(
         "scores",
-        "What makes items near each other in it: the correlation of the scores that all users give them, linear models "
-        "included, or the cosine of their 'vectors'.",
+        "Items are near by the correlation of the scores that users give them, or the cosine of their 'vectors'.",
         choices=("scores", "vectors"),
     )
     correlation_mutual: bool = _setting(
@@ -148,7 +147,7 @@ class Config:
     )
     correlation_period: int = _setting(1, "Epochs between two rebuilds.", minimum=1)
     correlation_momentum: float = _setting(
-        0.0, "Share of the older item vectors kept when they are fed back, in [0, 1).", minimum=0.0, below=1.0
+        0.0, "Share kept of what was fed back before, in [0, 1).", minimum=0.0, below=1.0
     )
     interaction_correlation: float = _setting(0.5, "Weight gamma of correlation edges among interactions.", minimum=0.0)
     knowledge_correlation: float = _setting(

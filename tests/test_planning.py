@@ -22,7 +22,7 @@ from slif_jax.planning.calibration import Probes, calibrate
 from slif_jax.planning.exchanges import evaluate_exchanges, rebuild_exchanges, step_exchanges
 from slif_jax.planning.plans import seconds_of
 from slif_jax.planning.remedies import Setting, gib
-from slif_jax.planning.work import Work, num_steps, rebuild_work, step_work
+from slif_jax.planning.work import Work, evaluate_work, num_steps, rebuild_work, step_work
 from slif_jax.train_state import init_train_state
 from slif_jax.train_step import training_data
 
@@ -138,6 +138,7 @@ def test_exchanges_of_all_views_by_hand():
         "knowledge": 2,
         "users of the views": 1,
         "item vectors": 1,
+        "covariance of users": 1,
     }
 
 
@@ -145,13 +146,14 @@ def test_a_rebuild_by_scores_compares_the_columns_of_linear_models_too():
     scores = dataclasses.replace(FULL, regression_weight=0.1, regression_rank=100)
     vectors = dataclasses.replace(scores, correlation_by="vectors")
     assert [e.num_bytes for e in rebuild_exchanges(SIZES, vectors, 4)] == [4 * 4000 * 9 * 3 / 4]
-    assert [e.num_bytes for e in rebuild_exchanges(SIZES, scores, 4)] == [
-        4 * 4000 * 109 * 3 / 4,
-        2 * 4 * 108**2 * 3 / 4,
-    ]
+    assert [e.num_bytes for e in rebuild_exchanges(SIZES, scores, 4)] == [4 * 4000 * 109 * 3 / 4]
+    name = "covariance of users"
+    assert name not in {e.name for e in evaluate_exchanges(SIZES, vectors, 4)}
+    assert {e.name: e.num_bytes for e in evaluate_exchanges(SIZES, scores, 4)}[name] == 2 * 4 * 108**2 * 3 / 4
     products = [sum(w.products for w in rebuild_work(SIZES, config)) for config in (vectors, scores)]
-    users_and_items = SIZES.num_users + SIZES.num_items
-    assert products[1] - products[0] == pytest.approx(2 * 4000**2 * 100 + 2 * users_and_items * 108**2 + 108**3 / 3)
+    assert products[1] - products[0] == 2 * 4000**2 * 100 + 2 * 4000 * 108**2 + 9 * 108**3
+    covariance = [[w.products for w in evaluate_work(SIZES, c) if w.name == name] for c in (vectors, scores)]
+    assert covariance == [[], [2 * SIZES.num_users * 108**2]]
 
 
 @pytest.mark.usefixtures("standard_promotion")  # for optax

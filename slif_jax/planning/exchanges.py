@@ -76,24 +76,21 @@ def step_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]
 
 
 def rebuild_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
-    """The collectives of a rebuild: every device gets all item vectors, and the scale of each.
-
-    Where they are compared in scores, the devices add up what covariance their users have.
-    """
+    """The collectives of a rebuild: every device gets all item vectors, and the scale of each."""
     if devices == 1:
         return []
-    away, width = (devices - 1) / devices, compared_columns(sizes, config)
-    found = [Exchange("rebuild", "item vectors", FLOAT * sizes.num_items * (width + 1) * away)]
-    if config.correlates_scores():
-        found.append(Exchange("rebuild", "covariance of users", 2 * FLOAT * width**2 * away))
-    return found
+    width = compared_columns(sizes, config)
+    return [Exchange("rebuild", "item vectors", FLOAT * sizes.num_items * (width + 1) * (devices - 1) / devices)]
 
 
 def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Exchange]:
-    """The collectives of an evaluation: those of the layers, one way, and all item vectors."""
+    """The collectives of an evaluation: those of the layers, one way, all item vectors, and the users' covariance."""
     steps = step_exchanges(sizes, config, devices)
     layers = [e._replace(part="evaluate", times=e.times / 2) for e in steps if e.part == "propagate"]
     if devices == 1:
         return layers
-    whole = FLOAT * sizes.num_items * (config.width + linear_columns(sizes, config)) * (devices - 1) / devices
-    return [*layers, Exchange("evaluate", "item vectors", whole)]
+    away, width = (devices - 1) / devices, config.width + linear_columns(sizes, config)
+    found = [*layers, Exchange("evaluate", "item vectors", FLOAT * sizes.num_items * width * away)]
+    if config.correlates_scores():
+        found.append(Exchange("evaluate", "covariance of users", 2 * FLOAT * width**2 * away))
+    return found

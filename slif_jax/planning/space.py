@@ -205,5 +205,6 @@ def _between_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     if config.tunes_linear_weights():
         ranking += LISTED * (USERS_AT_ONCE * scored + MOST_USERS * (1 + len(config.linear_weights())))
     centred = users * scored if config.correlates_scores() else 0
-    rebuild = (3 * items + others) * compared if config.uses_correlation() else 0
+    factors = 4 * compared**2 if config.correlates_scores() else 0
+    rebuild = (3 * items + others) * compared + factors if config.uses_correlation() else 0
     return FLOAT * max(encoded + max(ranking, centred), rebuild)

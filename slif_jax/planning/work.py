@@ -23,6 +23,7 @@ from slif_jax.planning.space import (
 )
 
 Number = float | int
+_EIGEN = 9  # n^3 times so many products for the eigenvectors of a symmetric n x n matrix
 PARTS = ("propagate", "loss", "update", "rebuild", "evaluate", "collectives")
 
 
@@ -215,17 +216,17 @@ def rebuild_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kerne
     pairs, width = at.items * sizes.num_items, compared_columns(sizes, config)
     # A native kernel selects as it multiplies; elsewhere scores are written in blocks, and read by the selection.
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
+    in_scores = Work(
+        "rebuild",
+        "items in scores",
+        products=2 * at.items * width**2 + _EIGEN * width**3,
+        streamed=2 * FLOAT * at.items * width,
+    )
     return [
         Work("rebuild", "nearest items", products=2 * pairs * width, streamed=scores + FLOAT * sizes.num_items * width),
-        *([_in_scores(at, width)] if config.correlates_scores() else []),
+        *([in_scores] if config.correlates_scores() else []),
         Work("rebuild", "graph", streamed=sort_bytes(at.related, 8) + 40 * at.related),
     ]
-
-
-def _in_scores(at: _Shapes, width: int) -> Work:
-    """The covariance of the users' vectors, and the items' times its factor."""
-    rows = at.users + at.items
-    return Work("rebuild", "scores", products=2 * rows * width**2 + width**3 / 3, streamed=FLOAT * 3 * rows * width)
 
 
 def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kernels: bool = True) -> list[Work]:
@@ -235,6 +236,9 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
     pairs, scored = at.users * sizes.num_items, at.d + linear_columns(sizes, config)
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     rows = at.users + at.items
+    covariance = Work(
+        "evaluate", "covariance of users", products=2 * at.users * scored**2, streamed=3 * FLOAT * at.users * scored
+    )
     # Forward alone is taken to be a half of forward and back together.
     graphs = _Graphs(carried_bytes(config), native_kernels)
     forward = [work.times(0.5)._replace(part="evaluate") for work in _propagate(sizes, config, at, graphs)]
@@ -245,4 +249,5 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
             streamed=FLOAT * rows * at.d * 6 * (at.views + 1),
         ),
         Work("evaluate", "ranking", products=2 * pairs * scored, streamed=scores + FLOAT * sizes.num_items * scored),
+        *([covariance] if config.correlates_scores() else []),
     ]  # fmt: skip
