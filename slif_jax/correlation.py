@@ -132,7 +132,9 @@ def moving_average(
 
 
 @functools.partial(jax.jit, static_argnames="axis")
-def score_covariance(users: Float[Array, "users d"], axis: Axis = None) -> Float[Array, "d d"]:
+def score_covariance(
+    users: Float[Array, "users d"], items: Float[Array, "items d"], axis: Axis = None
+) -> Float[Array, "d d"]:
     """The covariance of user vectors, by which items are compared in the scores that all users give them.
 
     The score of user u for item i is x_u . y_i, so that the scores of items i and j covary over the users as y_i C y_j,
@@ -140,16 +142,23 @@ def score_covariance(users: Float[Array, "users d"], axis: Axis = None) -> Float
 
     Args:
       users: `[U, D]` user vectors; rows of zeros, such as a mesh pads its shares with, do not count.
-      axis: mesh axis over which the users are shared: U counts this device's. Static.
+      items: `[I, D]` item vectors that set the scale; rows of zeros do not count either.
+      axis: mesh axis over which users and items are shared: U and I count this device's. Static.
 
     Returns:
-      `[D, D]`, the same on all devices.
+      `[D, D]`, the same on all devices: C over the mean variance of the items' scores, so that epochs weigh alike in an
+      average.
     """
+    highest = jax.lax.Precision.HIGHEST
     counted = jnp.any(users != 0, axis=1, keepdims=True)
     count = jnp.maximum(total(jnp.sum(counted.astype(jnp.float32)), axis), 1.0)
     mean = total(jnp.sum(users, axis=0), axis) / count
     centred = jnp.where(counted, users - mean[None, :], 0.0)
-    return total(jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST), axis) / count
+    covariance = total(jnp.matmul(centred.T, centred, precision=highest), axis) / count
+    variances = jnp.sum(jnp.matmul(items, covariance, precision=highest) * items, axis=1)
+    num_items = total(jnp.sum(jnp.any(items != 0, axis=1).astype(jnp.float32)), axis)
+    variance = total(jnp.sum(variances), axis) / jnp.maximum(num_items, 1.0)
+    return covariance / jnp.where(variance > 0, variance, 1.0)
 
 
 @jax.jit
@@ -170,7 +179,7 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
       >>> from slif_jax import correlation
       >>> users = jnp.array([[1.0, 0.1], [-1.0, 0.1], [2.0, -0.2], [-2.0, 0.0]])  # they differ in the first column
       >>> items = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
-      >>> vectors = correlation.in_scores(items, correlation.score_covariance(users))
+      >>> vectors = correlation.in_scores(items, correlation.score_covariance(users, items))
       >>> graph = correlation.rebuild(vectors, num_neighbors=1)
       >>> correlation.neighbors(graph, 1).tolist()
       [[1], [0], [-1]]

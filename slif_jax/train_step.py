@@ -357,5 +357,6 @@ def feed_back(state: TrainState, encoded: Encoded, graphs: Graphs, config: Confi
     state = state.replace(item_vectors=average(state.item_vectors, found))
     if not config.correlates_scores():
         return state
-    covariance = correlation.score_covariance(encoded.ranked.users, axis)
+    warm = jnp.where(graphs.warm[:, None], encoded.ranked.items, 0.0)
+    covariance = correlation.score_covariance(encoded.ranked.users, warm, axis)
     return state.replace(score_covariance=average(state.score_covariance, covariance))

@@ -149,8 +149,11 @@ def test_vectors_in_scores_have_the_correlations_of_scores_as_cosines():
     users, items = rng.normal(1.0, 2.0, (50, 6)), rng.normal(size=(9, 6))
     expected = np.corrcoef((users @ items.T).T)
     rows = np.concatenate([np.zeros((4, 6)), users])  # as the padding of a mesh
-    covariance = correlation.score_covariance(jnp.asarray(rows, jnp.float32))
-    np.testing.assert_allclose(covariance, np.cov(users.T, bias=True), rtol=1e-4, atol=1e-4)
+    covariance = correlation.score_covariance(
+        jnp.asarray(rows, jnp.float32), jnp.asarray(np.concatenate([items, np.zeros((7, 6))]), jnp.float32)
+    )
+    variance = np.var(users @ items.T, axis=0).mean()
+    np.testing.assert_allclose(covariance, np.cov(users.T, bias=True) / variance, rtol=1e-4, atol=1e-6)
     vectors = np.asarray(correlation.in_scores(jnp.asarray(items, jnp.float32), covariance), np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-4)
@@ -162,8 +165,9 @@ def test_columns_of_any_size_count_by_what_they_do_to_scores():
     users, items = rng.normal(size=(200, 5)), rng.normal(size=(9, 5))
     size = np.array([1e-8, 1e-4, 1.0, 1e3, 1e6])
     expected = np.corrcoef((users @ items.T).T)
-    covariance = correlation.score_covariance(jnp.asarray(users * size, jnp.float32))
-    vectors = np.asarray(correlation.in_scores(jnp.asarray(items / size, jnp.float32), covariance), np.float64)
+    sized = jnp.asarray(items / size, jnp.float32)
+    covariance = correlation.score_covariance(jnp.asarray(users * size, jnp.float32), sized)
+    vectors = np.asarray(correlation.in_scores(sized, covariance), np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(unit @ unit.T, expected, atol=1e-3)
 
@@ -174,9 +178,9 @@ def test_more_columns_than_users_and_columns_alike_are_compared_all_the_same(num
     users, items = rng.normal(size=(num_users, 300)), rng.normal(size=(20, 300))
     if num_users == 5000:  # all columns nearly the same
         users, items = users[:, :1] + 1e-6 * users, np.abs(items)
-    vectors = correlation.in_scores(
-        jnp.asarray(items, jnp.float32), correlation.score_covariance(jnp.asarray(users * 1e-15, jnp.float32))
-    )
+    columns = jnp.asarray(items, jnp.float32)
+    covariance = correlation.score_covariance(jnp.asarray(users * 1e-15, jnp.float32), columns)
+    vectors = correlation.in_scores(columns, covariance)
     expected = np.corrcoef(items @ users.T)
     unit = np.asarray(vectors, np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
@@ -187,11 +191,13 @@ def test_more_columns_than_users_and_columns_alike_are_compared_all_the_same(num
 
 def test_scores_with_columns_that_say_nothing_stay_finite():
     users = jnp.zeros((5, 4)).at[:, 0].set(jnp.arange(5.0))  # one column of four differs between users
-    vectors = correlation.in_scores(jnp.eye(3, 4), correlation.score_covariance(users))
+    vectors = correlation.in_scores(jnp.eye(3, 4), correlation.score_covariance(users, jnp.eye(3, 4)))
     assert np.isfinite(vectors).all()
     assert float(jnp.abs(vectors[0]).max()) > 100 * float(jnp.abs(vectors[1:]).max())
     for nobody in (jnp.ones((5, 4)), jnp.zeros((5, 4))):
-        np.testing.assert_array_equal(correlation.in_scores(jnp.eye(4), correlation.score_covariance(nobody)), 0.0)
+        np.testing.assert_array_equal(
+            correlation.in_scores(jnp.eye(4), correlation.score_covariance(nobody, jnp.eye(4))), 0.0
+        )
 
 
 def test_warm_up_is_empty_or_the_nearest_by_all_features():

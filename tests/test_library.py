@@ -164,7 +164,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...]]] = {
     "propagate.propagate_features": (lambda x: propagate.propagate_features(graph(), x, num_layers=2), (X,)),
     "propagate.attend_knowledge": (lambda q, x, v: propagate.attend_knowledge(graph(), q, x, v), (Y, X, RELATIONS)),
     "correlation.rebuild": (lambda x: correlation.rebuild(x, num_neighbors=NEIGHBORS), (X,)),
-    "correlation.score_covariance": (correlation.score_covariance, (X,)),
+    "correlation.score_covariance": (correlation.score_covariance, (X, X)),
     "correlation.in_scores": (lambda x: correlation.in_scores(x, jnp.eye(x.shape[1])), (X,)),
     "correlation.moving_average": (
         lambda old, new: correlation.moving_average(old, new, momentum=0.5, first=jnp.asarray(False)),
