@@ -77,9 +77,11 @@ def describe_result(result: dict[str, Any]) -> str:
     test = f"Test ({result['protocol']}, {result['test_users']} users): {scores}" if scores else "Test: not evaluated."
     if result["test"] and not scores:
         test = "Test: no user of the protocol has an item in it, so nothing was measured."
+    rising = result["valid"] and result["best_epoch"] == result["epochs"] and not result["stopped_early"]
+    more = "\nThe last epoch is the best: the same command with more --epochs goes on from there." if rising else ""
     beside = f"{weights_text(result)}\n" if result.get("linear_weights") else ""
     return (
-        f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.\n"
+        f"Best epoch {result['best_epoch']} of {result['epochs']}, {chosen}.{more}\n"
         f"{test}\n"
         f"{beside}"
         f"Split {result['split_fingerprint'][:16]}, data {result['data_fingerprint'][:16]}.\n"

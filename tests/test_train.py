@@ -203,6 +203,10 @@ def test_where_the_best_epoch_is_lost_the_last_takes_its_place(tmp_path: Path):
     assert (after["best_epoch"], after["epochs"]) == (before["epochs"], before["epochs"])
     assert after["valid"] == Workdir(tmp_path / "run").read_metrics()[-1]["valid"]
     assert "chosen on validation" in describe_result(after)
+    hint = "with more --epochs goes on from there"
+    assert hint not in describe_result(after)  # it was patience that ended it
+    assert hint in describe_result({**after, "stopped_early": False})
+    assert hint not in describe_result({**after, "stopped_early": False, "epochs": after["epochs"] + 1})
 
 
 def test_a_damaged_configuration_can_be_started_over(unbroken: Path, tmp_path: Path):
