@@ -188,7 +188,7 @@ def in_scores(items: Float[Array, "items d"], covariance: Float[Array, "d d"]) -
     some = spread > 0
     inverse = jnp.where(some, 1.0 / jnp.where(some, spread, 1.0), 0.0)
     scaled = covariance * inverse[:, None] * inverse[None, :]  # columns may differ by orders of magnitude
-    values, directions = jnp.linalg.eigh(scaled)  # and be fewer users than columns: Cholesky's factor would be NaN
+    values, directions = jnp.linalg.eigh(scaled)  # not Cholesky's factor: NaN where users are fewer than columns
     factor = directions * jnp.sqrt(jnp.maximum(values, 0.0))[None, :]
     size = spread / jnp.where(jnp.any(some), jnp.max(spread), 1.0)
     return jnp.matmul(items, size[:, None] * factor, precision=jax.lax.Precision.HIGHEST)
