@@ -373,9 +373,11 @@ def beside(
     """
     if not linear:
         return users, items
-    names = sorted(linear)
     lengths = jnp.linalg.norm(users, axis=1, keepdims=True)
-    return (
-        jnp.concatenate([users, *(weights[name] * lengths * linear[name].users for name in names)], axis=1),
-        jnp.concatenate([items, *(linear[name].items for name in names)], axis=1),
-    )
+    columns = [weights[name] * lengths * linear[name].users for name in sorted(linear)]
+    return jnp.concatenate([users, *columns], axis=1), items_beside(items, linear)
+
+
+def items_beside(items: Float[Array, "items d"], linear: Mapping[str, LinearScores]) -> Float[Array, "items e"]:
+    """The second of `beside`, which no weight changes: `[I, D + r]`."""
+    return jnp.concatenate([items, *(linear[name].items for name in sorted(linear))], axis=1)

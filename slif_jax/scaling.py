@@ -107,6 +107,7 @@ def _measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds:
 
     step_seconds = _median(epoch, rounds) / steps
     encoded = engine.encode(placed)
+    fed = engine.feed_back(placed, encoded)
     return Measurement(
         mesh=name,
         devices=mesh.size,
@@ -118,7 +119,7 @@ def _measure(dataset: Dataset, config: Config, mesh: Mesh, *, name: str, rounds:
         propagate_seconds=_median(_propagation(program, placed), rounds),
         update_seconds=_median(_update(program, placed, config), rounds),
         exchange_seconds=_median(_replay(program, in_step), rounds) if mesh.size > 1 else 0.0,
-        rebuild_seconds=_median(lambda: engine.close_the_loop(placed), rounds),
+        rebuild_seconds=_median(lambda: engine.close_the_loop(fed), rounds),
         evaluate_seconds=_median(lambda: engine.evaluate(encoded, "valid"), rounds),
         sent_bytes=sum(c.sent_bytes(mesh.size) for c in in_step) if mesh.size > 1 else 0.0,
         argument_bytes=int(analysis.argument_size_in_bytes),

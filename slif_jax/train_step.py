@@ -29,6 +29,7 @@ from slif_jax.config import Config
 from slif_jax.consistency import consistency_loss
 from slif_jax.data import Dataset
 from slif_jax.graphs import Graphs
+from slif_jax.linear import items_beside
 from slif_jax.model import Encoded, Params, SlifMr, Views
 from slif_jax.placement import Places
 from slif_jax.sampling import Batch, Interactions, TripleBatch
@@ -330,9 +331,8 @@ def close_the_loop(
     """
     vectors = state.item_vectors
     if config.correlates_scores():
-        columns = [graphs.linear[name].items for name in sorted(graphs.linear)]
-        scores = correlation.in_scores(jnp.concatenate([vectors, *columns], axis=1), state.score_covariance)
-        vectors = jnp.where(graphs.warm[:, None], scores, 0.0)
+        vectors = correlation.in_scores(items_beside(vectors, graphs.linear), state.score_covariance)
+        vectors = jnp.where(graphs.warm[:, None], vectors, 0.0)
     rebuilt = correlation.rebuild(
         vectors,
         num_neighbors=config.correlation_neighbors,

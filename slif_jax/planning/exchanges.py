@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from slif_jax.config import Config
 from slif_jax.planning.sizes import Sizes, dense_parameters
-from slif_jax.planning.space import FLOAT, carried_bytes, compared_columns, linear_columns
+from slif_jax.planning.space import FLOAT, carried_bytes, compared_columns, scored_columns
 from slif_jax.planning.work import Number
 
 
@@ -89,7 +89,7 @@ def evaluate_exchanges(sizes: Sizes, config: Config, devices: int) -> list[Excha
     layers = [e._replace(part="evaluate", times=e.times / 2) for e in steps if e.part == "propagate"]
     if devices == 1:
         return layers
-    away, width = (devices - 1) / devices, config.width + linear_columns(sizes, config)
+    away, width = (devices - 1) / devices, scored_columns(sizes, config)
     found = [*layers, Exchange("evaluate", "item vectors", FLOAT * sizes.num_items * width * away)]
     if config.correlates_scores():
         found.append(Exchange("evaluate", "covariance of users", 2 * FLOAT * width**2 * away))

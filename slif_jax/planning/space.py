@@ -39,9 +39,14 @@ def linear_columns(sizes: Sizes, config: Config) -> int:
     return sum(columns[name] for name in config.linear_weights())
 
 
+def scored_columns(sizes: Sizes, config: Config) -> int:
+    """Columns of the vectors that scores are inner products of."""
+    return config.width + linear_columns(sizes, config)
+
+
 def compared_columns(sizes: Sizes, config: Config) -> int:
     """Columns of the vectors by which a rebuild finds the nearest items."""
-    return config.width + (linear_columns(sizes, config) if config.correlates_scores() else 0)
+    return scored_columns(sizes, config) if config.correlates_scores() else config.width
 
 
 def rows_each(count: int, devices: int) -> int:
@@ -198,7 +203,7 @@ def _step_bytes(sizes: Sizes, config: Config, devices: int) -> int:
 def _between_bytes(sizes: Sizes, config: Config, devices: int) -> int:
     """What encoding, tuning and ranking hold, or the rebuild after them."""
     users, items = rows_each(sizes.num_users, devices), rows_each(sizes.num_items, devices)
-    scored, compared = config.width + linear_columns(sizes, config), compared_columns(sizes, config)
+    scored, compared = scored_columns(sizes, config), compared_columns(sizes, config)
     encoded = (users + items) * (config.width * (2 + sizes.num_views) + scored)
     others = sizes.num_items if devices > 1 else 0
     ranking = 2 * others * scored

@@ -17,9 +17,9 @@ from slif_jax.planning.space import (
     carried_bytes,
     compared_columns,
     edges_each,
-    linear_columns,
     logits,
     rows_each,
+    scored_columns,
 )
 
 Number = float | int
@@ -233,7 +233,7 @@ def evaluate_work(sizes: Sizes, config: Config, *, devices: int = 1, native_kern
     """The operations of encoding everything and ranking all items for all users, on one of D devices."""
     sizes = sizes.used(config)
     at = _shapes(sizes, config, devices)
-    pairs, scored = at.users * sizes.num_items, at.d + linear_columns(sizes, config)
+    pairs, scored = at.users * sizes.num_items, scored_columns(sizes, config)
     scores = 0.0 if native_kernels else 2 * FLOAT * pairs
     rows = at.users + at.items
     covariance = Work(
