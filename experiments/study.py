@@ -4,6 +4,7 @@ python -m experiments.study --study=ablation --seeds=0,1,2 --dataset=ml-100k --e
 python -m experiments.study --study=noise --noise=triples --levels=0,10,20,30 --workdir=runs/noise
 python -m experiments.study --study=cold_start --cold_items=0.1 --workdir=runs/cold
 python -m experiments.study --study=seeds --seeds=0,1,2,3,4 --against="--noself_loop" --workdir=runs/seeds
+python -m experiments.study --study=seeds --seeds=0 --split=ratio --split_seeds=1,2,3,4 --workdir=runs/splits
 python -m experiments.study --study=sweep --trials=30 --workdir=runs/sweep
 """
 
@@ -31,6 +32,12 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the study: study.{json,csv,md,tex,png}, runs/.", required=True
 )
 _SEEDS = flags.DEFINE_list("seeds", "0,1,2", "Seeds of the model; every row is trained with each. A sweep has one.")
+_SPLIT_SEEDS = flags.DEFINE_list(
+    "split_seeds",
+    None,
+    "Seeds of the split, where it is drawn (--split=ratio): every row is trained on each split with each of "
+    "--seeds, and a user's value is averaged over them before it is tested. Default: --split_seed alone.",
+)
 _METRICS = flags.DEFINE_list("metrics", None, "Metrics of the table; default: --select_on, and NDCG at its cut-off.")
 _ALTERNATIVE = flags.DEFINE_enum(
     "alternative",
@@ -73,6 +80,9 @@ def main() -> None:
         if _STUDY.value == "sweep":
             from slif_jax.studies.sweep import run_sweep
 
+            if _SPLIT_SEEDS.value:
+                raise ValueError("--split_seeds has no place in a sweep: it searches on one split, --split_seed.")
+
             run_sweep(config, workdir, trials=_TRIALS.value, search=_SEARCH.value, **options)
         else:
             studies.run_study(_plan(config), workdir, **options)
@@ -89,6 +99,7 @@ def _plan(config: Config) -> Plan:
     dataset = load_dataset(config, data_dir=flags.FLAGS.data_dir)
     options = {
         "seeds": [_number(text, "seeds", int) for text in _SEEDS.value],
+        "split_seeds": tuple(_number(text, "split_seeds", int) for text in _SPLIT_SEEDS.value or ()),
         "metrics": tuple(_METRICS.value or ()),
         "alternative": _ALTERNATIVE.value,
     }

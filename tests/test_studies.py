@@ -17,8 +17,9 @@ import pytest
 from slif_jax import data, studies
 from slif_jax.config import Config
 from slif_jax.metrics import metric_names
+from slif_jax.report.study import study_report
 from slif_jax.studies import run as run_module
-from slif_jax.studies.statistics import UserValues, holm, mean_over_seeds, paired_test
+from slif_jax.studies.statistics import UserValues, holm, mean_over_seeds, mean_over_splits, paired_test
 from slif_jax.studies.tables import p_text
 from slif_jax.workdir import Workdir, WorkdirError
 
@@ -43,7 +44,7 @@ class FakeTraining:
             raise KeyboardInterrupt
         self.calls.append((Path(workdir).name, config.seed))
         names = metric_names(config.topk)
-        rng = np.random.default_rng(config.seed)
+        rng = np.random.default_rng((config.seed, config.split_seed))
         loss = 0.0 if config.self_loop else 0.1
         values = np.clip(rng.uniform(0.3, 0.5, (USERS, len(names))) - loss - config.triple_noise, 0.0, 1.0)
         cold = np.where(np.arange(USERS)[:, None] < 10, values / 2, np.nan)
@@ -55,7 +56,7 @@ class FakeTraining:
             "protocol": "strict",
             "selected_on": "valid",
             "data_fingerprint": "d" * 64,
-            "split_fingerprint": "5" * 64,
+            "split_fingerprint": str(config.split_seed)[-1] * 64,
             "best_epoch": 1,
             "epochs": config.epochs,
             "stopped_early": False,
@@ -124,6 +125,51 @@ def test_a_user_is_one_observation_however_many_seeds():
     assert mean.values[:, 0].tolist() == [0.5, 1.0]
     with pytest.raises(ValueError, match="different users"):
         mean_over_seeds([users([0.0, 1.0], "ab"), users([0.0, 1.0], "ac")])
+
+
+def test_a_user_is_one_observation_however_many_splits():
+    mean = mean_over_splits([users([0.0, 1.0, np.nan], "abc"), users([1.0, np.nan, 0.5], "bcd")])
+    assert mean.user_ids.tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(mean.values[:, 0], [0.0, 1.0, np.nan, 0.5])
+    alone = users([0.2], "z")
+    assert mean_over_splits([alone]) is alone
+
+
+def test_every_row_is_trained_on_every_split(training: FakeTraining, dataset: data.Dataset, tmp_path: Path):
+    config = dataclasses.replace(CONFIG, split="ratio")
+    against = [("none", dataclasses.replace(config, self_loop=False))]
+    options: dict[str, Any] = {"seeds": (0, 1), "against": against}
+    plan = studies.seeds(config, dataset, split_seeds=(3, 4), **options)
+    assert plan.title.startswith("2 splits, 2 seeds on")
+    study = studies.run_study(plan, tmp_path, progress="off")
+    assert training.calls[:3] == [
+        ("this-configuration-split3-seed0", 0),
+        ("none-split3-seed0", 0),
+        ("this-configuration-split3-seed1", 1),
+    ]
+    assert len(training.calls) == 8
+    assert [(cell["split_seed"], cell["seed"]) for cell in study["cells"][:4]] == [(3, 0), (3, 1), (4, 0), (4, 1)]
+    assert study["arms"][0]["split_fingerprint"] == {"3": "3" * 64, "4": "4" * 64}
+    assert study["rows"][0]["runs"] == len(study["rows"][0]["scores"]["recall@20"]["by_seed"]) == 4
+    assert study["rows"][1]["scores"]["recall@20"]["difference"] == pytest.approx(-0.1)
+    text = (tmp_path / "study.md").read_text()
+    assert "over 2 splits with 2 seeds each (splits 3, 4; seeds 0, 1)." in text
+    assert "Split 3333333333333333 (split 3), 4444444444444444 (split 4)." in text
+    page = study_report(Workdir(tmp_path), study)
+    assert "split, split 4" in page
+    assert "runs/&lt;row&gt;-split&lt;split&gt;-seed&lt;seed&gt;" in page
+    studies.run_study(studies.seeds(config, dataset, split_seeds=(3, 4, 5), **options), tmp_path, progress="off")
+    assert len(training.calls) == 12
+
+
+def test_seeds_that_draw_no_split_are_refused(training: FakeTraining, dataset: data.Dataset, tmp_path: Path):
+    plan = studies.seeds(CONFIG, dataset, seeds=(0,), split_seeds=(3, 4))
+    with pytest.raises(ValueError, match=r"changes nothing with --split=auto on synthetic.*--split=ratio"):
+        studies.run_study(plan, tmp_path, progress="off")
+    assert not training.calls
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="`split_seeds` must name each seed once"):
+        studies.seeds(CONFIG, dataset, seeds=(0,), split_seeds=(3, 3))
 
 
 def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):

@@ -56,27 +56,31 @@ def _table(caption: str, columns: list[str], rows: list[list[str]]) -> Html:
 def _description(study: dict[str, Any]) -> str:
     if study["kind"] == "sweep":
         return "Validation of each trial, in the order in which they were tried, and the best so far."
-    marks = "Large marks: means over seeds with one standard deviation to each side; small ones: the seeds"
+    of = "runs" if study.get("split_seeds") else "seeds"
+    marks = f"Large marks: means over {of} with one standard deviation to each side; small ones: the {of}"
     return marks + ("." if study["arms"][0]["x"] is not None else "; dotted line: the first row.")
 
 
 def _cells(study: dict[str, Any]) -> Html:
-    metrics = study["metrics"]
+    metrics, splits = study["metrics"], bool(study.get("split_seeds"))
     columns = [
         "row",
+        *(["split"] if splits else []),
         "seed",
         "best epoch",
         *(f"valid {name}" for name in metrics),
         *(f"test {name}" for name in metrics),
     ]
     rows = [
-        [cell["arm"], str(cell["seed"]), f"{cell['best_epoch']} of {cell['epochs']}"]
+        [cell["arm"], *([str(cell["split_seed"])] if splits else []), str(cell["seed"])]
+        + [f"{cell['best_epoch']} of {cell['epochs']}"]
         + ["" if cell["valid"][name] is None else f"{cell['valid'][name]:.4f}" for name in metrics]
         + [f"{cell['test'][name]:.4f}" for name in metrics]
         + [f"{cell['seconds']:.0f}"]
         for cell in study["cells"]
     ]
-    return _table("Every run; its folder is runs/<row>-seed<seed>.", [*columns, "seconds"], rows)
+    folder = "runs/<row>-split<split>-seed<seed>" if splits else "runs/<row>-seed<seed>"
+    return _table(f"Every run; its folder is {folder}.", [*columns, "seconds"], rows)
 
 
 def _trials(study: dict[str, Any]) -> Html:
@@ -108,5 +112,9 @@ def _different(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _hashes(arm: dict[str, Any]) -> Html:
-    hashes = {"data": arm["data_fingerprint"], "split": arm["split_fingerprint"], "settings": arm["config_hash"]}
+    hashes = {"settings": arm["config_hash"]}
+    for name in ("data", "split"):
+        found = arm[f"{name}_fingerprint"]
+        by_split = {} if isinstance(found, str) else {f"{name}, split {split}": each for split, each in found.items()}
+        hashes = {**hashes, **(by_split or {name: found})}
     return join([tag("h3", arm["label"]), hashes_table(hashes)])

@@ -1,4 +1,4 @@
-"""What a study runs: arms (configurations to compare) and seeds. A cell is one arm with one seed: one training run."""
+"""What a study runs: arms (configurations to compare) and draws. A cell is one arm with one draw: one training run."""
 
 import dataclasses
 import hashlib
@@ -23,12 +23,28 @@ ALTERNATIVES = ("greater", "two-sided", "less")
 
 
 @dataclasses.dataclass(frozen=True)
+class Draw:
+    """What chance decides in a cell.
+
+    Attributes:
+      seed: of the model.
+      split_seed: of the split; None leaves that of the arm.
+    """
+
+    seed: int
+    split_seed: int | None = None
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" if self.split_seed is None else f"split {self.split_seed}, seed {self.seed}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Arm:
     """One configuration of a study.
 
     Attributes:
       label: its name in the table, unique in the study.
-      config: what is trained; its `seed` is replaced by each seed of the study.
+      config: what is trained; its seeds are replaced by those of each draw.
       reference: label of the arm that it is tested against; None for an arm that others are tested against.
       group: arms of a group are one line of a plot against `x`.
       x: where it stands on that line; None where the study has no such axis.
@@ -40,9 +56,15 @@ class Arm:
     group: str = ""
     x: float | None = None
 
-    def run_name(self, seed: int) -> str:
+    def run_name(self, draw: Draw) -> str:
         """Folder of a cell below `runs/`."""
-        return f"{re.sub(r'[^a-z0-9]+', '-', self.label.lower()).strip('-')}-seed{seed}"
+        split = "" if draw.split_seed is None else f"split{draw.split_seed}-"
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.label.lower()).strip('-')}-{split}seed{draw.seed}"
+
+    def config_of(self, draw: Draw) -> Config:
+        """The configuration of a cell."""
+        drawn = {"seed": draw.seed} | ({} if draw.split_seed is None else {"split_seed": draw.split_seed})
+        return dataclasses.replace(self.config, **drawn)
 
     def settings(self) -> dict[str, Any]:
         """The configuration without its seed, as JSON types."""
@@ -65,6 +87,8 @@ class Plan:
       metrics: names such as 'recall@20'; tested ones.
       alternative: of the paired tests, of reference against row: 'greater' says that the reference is better.
       parts: which relevant items count, keys of `plots.PART_NAMES`.
+      split_seeds: of the split, where it is drawn; every arm is trained on each split with each seed. None of them:
+        on the one split that its configuration has.
       x_label: of the plot's axis, where arms have an `x`.
     """
 
@@ -76,13 +100,16 @@ class Plan:
     alternative: str = "greater"
     parts: tuple[str, ...] = ("all",)
     x_label: str = ""
+    split_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds` must name at least one seed, each once: got {list(self.seeds)}.")
+        if len(set(self.split_seeds)) < len(self.split_seeds):
+            raise ValueError(f"`split_seeds` must name each seed once: got {list(self.split_seeds)}.")
         if self.alternative not in ALTERNATIVES:
             raise ValueError(f"`alternative` must be one of {', '.join(ALTERNATIVES)}: got '{self.alternative}'.")
-        names = [arm.run_name(0) for arm in self.arms]
+        names = [arm.run_name(Draw(0)) for arm in self.arms]
         for arm, name in zip(self.arms, names, strict=True):
             if names.count(name) > 1:
                 raise ValueError(f"Two arms of the study are called '{arm.label}'. Give each another name.")
@@ -90,6 +117,11 @@ class Plan:
             known = [f"{metric.split('@')[0]}@{k}" for k in self.arms[0].config.topk]
             if metric not in known:
                 raise ValueError(f"`metrics` must be such as {', '.join(known)}: got '{metric}'. See --topk.")
+
+    @property
+    def draws(self) -> tuple[Draw, ...]:
+        """By split, then by seed."""
+        return tuple(Draw(seed, split) for split in self.split_seeds or (None,) for seed in self.seeds)
 
 
 def default_metrics(config: Config) -> tuple[str, ...]:
@@ -105,7 +137,7 @@ def ablation(config: Config, dataset: Dataset, *, seeds: Sequence[int], **option
       config: the whole method.
       dataset: its data.
       seeds: seeds of the model.
-      **options: `metrics`, `alternative` of `Plan`.
+      **options: `metrics`, `alternative`, `split_seeds` of `Plan`.
 
     Returns:
       The plan; every row is tested against 'full'.
@@ -164,7 +196,7 @@ def noise(
       levels: percents of noise, from 0 to 100; 0 is always run.
       seeds: seeds of the model; the noise has `config.noise_seed`.
       against: labels and configurations of further curves.
-      **options: `metrics`, `alternative` of `Plan`.
+      **options: `metrics`, `alternative`, `split_seeds` of `Plan`.
 
     Returns:
       The plan; every level is tested against level 0 of the same configuration.
@@ -207,7 +239,7 @@ def cold_start(
       dataset: its data, for the heading.
       seeds: seeds of the model.
       against: labels and configurations of the other arms; none: the same without side information.
-      **options: `metrics`, `alternative` of `Plan`.
+      **options: `metrics`, `alternative`, `split_seeds` of `Plan`.
 
     Returns:
       The plan: all, warm and cold items apart.
@@ -232,21 +264,22 @@ def seeds(
     against: Sequence[tuple[str, Config]] = (),
     **options: Any,
 ) -> Plan:
-    """One configuration over seeds, alone or against others.
+    """One configuration over seeds, and splits, alone or against others.
 
     Args:
       config: what is trained.
       dataset: its data, for the heading.
       seeds: seeds of the model.
       against: labels and configurations of the others.
-      **options: `metrics`, `alternative` of `Plan`; without an expectation the alternative is two-sided.
+      **options: `metrics`, `alternative`, `split_seeds` of `Plan`; without an expectation the alternative is two-sided.
 
     Returns:
       The plan.
     """
     first = Arm("this configuration", config)
     arms = [first, *(Arm(*other, first.label) for other in against)]
-    title = f"{len(seeds)} seeds on {dataset.name}"
+    splits = f"{len(options['split_seeds'])} splits, " if options.get("split_seeds") else ""
+    title = f"{splits}{len(seeds)} seed{'s' * (len(seeds) != 1)} on {dataset.name}"
     return _plan(
         "seeds", title, arms, seeds, config, options | {"alternative": options.get("alternative") or "two-sided"}
     )

@@ -6,18 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from slif_jax.studies.plan import Arm, Plan
-from slif_jax.studies.statistics import UserValues, holm, mean_over_seeds, paired_test, read_users
+from slif_jax.studies.plan import Arm, Draw, Plan
+from slif_jax.studies.statistics import UserValues, holm, mean_over_seeds, mean_over_splits, paired_test, read_users
 
 
 class Score(NamedTuple):
     """One metric of one row."""
 
     mean: float
-    """Over seeds, of the mean over users."""
+    """Over runs, of the mean over users."""
     std: float | None
-    """Sample standard deviation over seeds; None with one seed."""
+    """Sample standard deviation over runs; None with one run."""
     by_seed: list[float]
+    """Of each run: by split, then by seed."""
     difference: float | None
     """Mean over users of row minus reference; None without reference."""
     p: float | None
@@ -35,24 +36,28 @@ class Row(NamedTuple):
     scores: dict[str, Score]
 
 
-def study_rows(plan: Plan, users_file: Callable[[Arm, int], Path]) -> list[Row]:
+def study_rows(plan: Plan, users_file: Callable[[Arm, Draw], Path]) -> list[Row]:
     """Means, tests and corrections.
 
     Args:
       plan: the study.
-      users_file: `test_users.npz` of an arm and a seed.
+      users_file: `test_users.npz` of an arm and a draw.
 
     Returns:
       A row per arm and part, in the order of the parts, then of the arms.
 
     Raises:
-      ValueError: if the runs of an arm were evaluated on different users.
+      ValueError: if the runs of an arm on one split were evaluated on different users.
     """
     runs: dict[tuple[str, str], list[UserValues]] = {}
     for part in plan.parts:
         for arm in plan.arms:
-            runs[part, arm.label] = [read_users(users_file(arm, seed), plan.metrics, part) for seed in plan.seeds]
-    means = {key: mean_over_seeds(values) for key, values in runs.items()}
+            runs[part, arm.label] = [read_users(users_file(arm, draw), plan.metrics, part) for draw in plan.draws]
+    each = len(plan.seeds)
+    means = {
+        key: mean_over_splits([mean_over_seeds(found[n : n + each]) for n in range(0, len(found), each)])
+        for key, found in runs.items()
+    }
     keys = [(part, arm) for part in plan.parts for arm in plan.arms]
     scores: dict[tuple[str, str], dict[str, Score]] = {(part, arm.label): {} for part, arm in keys}
     for column, metric in enumerate(plan.metrics):
@@ -77,7 +82,7 @@ def study_rows(plan: Plan, users_file: Callable[[Arm, int], Path]) -> list[Row]:
                 p_holm=None if test is None else corrected[key],
             )
     return [
-        Row(arm.label, part, _count(means[part, arm.label]), len(plan.seeds), scores[part, arm.label])
+        Row(arm.label, part, _count(means[part, arm.label]), len(plan.draws), scores[part, arm.label])
         for part, arm in keys
     ]
 

@@ -11,14 +11,16 @@ import jax
 
 from slif_jax.config import Config
 from slif_jax.plots import plot_study
-from slif_jax.studies.plan import Arm, Plan
+from slif_jax.prepare import load_dataset
+from slif_jax.studies.plan import Arm, Draw, Plan
 from slif_jax.studies.progress import StudyProgress
 from slif_jax.studies.results import Row, study_rows
 from slif_jax.studies.tables import study_table, write_table
 from slif_jax.train import train_and_evaluate
 from slif_jax.workdir import Workdir, WorkdirError, environment
 
-SHARED_FIELDS = ("protocol", "selected_on", "data_fingerprint", "split_fingerprint")
+_FINGERPRINTS = ("data_fingerprint", "split_fingerprint")
+SHARED_FIELDS = ("protocol", "selected_on", *_FINGERPRINTS)
 
 
 def run_study(
@@ -33,8 +35,8 @@ def run_study(
 ) -> dict[str, Any]:
     """Runs what is not done yet and writes table and plot.
 
-    A cell that has a result is not run again; one that was interrupted goes on from its checkpoint. Arms and seeds may
-    be added to a study later, settings of an arm may not be changed.
+    A cell that has a result is not run again; one that was interrupted goes on from its checkpoint. Arms, seeds and
+    splits may be added to a study later, settings of an arm may not be changed.
 
     Args:
       plan: what to run.
@@ -50,27 +52,29 @@ def run_study(
 
     Raises:
       WorkdirError: if the folder belongs to another study or is in use, or its data have changed.
+      ValueError: if splits are asked for and the seed of the split changes nothing, or nobody has an item in test.
       Stopped: when `should_stop` has ended a training.
       DataError: on unusable data.
     """
+    _check_splits(plan, data_dir)
     with open_study(workdir, plan.kind, {arm.label: arm.settings() for arm in plan.arms}, plan.title) as folder:
-        cells = [(arm, seed) for seed in plan.seeds for arm in plan.arms]
-        results: dict[tuple[str, int], dict[str, Any]] = {}
-        for arm, seed in cells:
-            if (result := finished_cell(run_folder(folder, arm, seed), cell_config(arm, seed))) is not None:
-                results[arm.label, seed] = result
+        cells = [(arm, draw) for draw in plan.draws for arm in plan.arms]
+        results: dict[tuple[str, Draw], dict[str, Any]] = {}
+        for arm, draw in cells:
+            if (result := finished_cell(run_folder(folder, arm, draw), arm.config_of(draw))) is not None:
+                results[arm.label, draw] = result
         with StudyProgress(progress, cells=len(cells), done=len(results)) as reporter:
             if results:
                 reporter.say(f"{len(results)} of {len(cells)} cells of {folder.path} are done already.")
-            for arm, seed in cells:
-                if (arm.label, seed) in results:
+            for arm, draw in cells:
+                if (arm.label, draw) in results:
                     continue
                 began = time.monotonic()
                 result = train_and_evaluate(
-                    cell_config(arm, seed),
-                    run_folder(folder, arm, seed).path,
+                    arm.config_of(draw),
+                    run_folder(folder, arm, draw).path,
                     data_dir=data_dir,
-                    progress=reporter.start(f"{arm.label}, seed {seed}"),
+                    progress=reporter.start(f"{arm.label}, {draw}"),
                     checkpoint_every=checkpoint_every,
                     should_stop=should_stop,
                 )
@@ -79,10 +83,10 @@ def run_study(
                     raise ValueError(
                         f"{result['dataset']} has no user with an item in test; a study compares test results."
                     )
-                results[arm.label, seed] = result
+                results[arm.label, draw] = result
                 scores = ", ".join(f"{metric} {result['test'][metric]:.4f}" for metric in plan.metrics)
                 reporter.finish(f"test {scores}, best epoch {result['best_epoch']}, {time.monotonic() - began:.0f} s")
-        rows = study_rows(plan, lambda arm, seed: run_folder(folder, arm, seed).path / "test_users.npz")
+        rows = study_rows(plan, lambda arm, draw: run_folder(folder, arm, draw).path / "test_users.npz")
         study = _describe(plan, results, rows, command)
         write_table(folder, "study", study_table(study))
         plot_study(study, folder.path / "study.png")
@@ -137,14 +141,22 @@ def _claim_study(folder: Workdir, kind: str, arms: dict[str, dict[str, Any]], ti
     folder.write_json("study.json", {**stored, "done": False, "settings": {**known, **arms}})
 
 
-def run_folder(folder: Workdir, arm: Arm, seed: int) -> Workdir:
+def _check_splits(plan: Plan, data_dir: str | None) -> None:
+    """Seeds of the split that change nothing would make one split count as many."""
+    if len(plan.split_seeds) < 2:
+        return
+    first, last = (plan.arms[0].config_of(Draw(0, plan.split_seeds[place])) for place in (0, -1))
+    hashes = {load_dataset(config, data_dir=data_dir).split_fingerprint for config in (first, last)}
+    if len(hashes) == 1:
+        raise ValueError(
+            f"`split_seeds` changes nothing with --split={first.split} on {first.dataset}: that split is not drawn. "
+            "Draw one with --split=ratio."
+        )
+
+
+def run_folder(folder: Workdir, arm: Arm, draw: Draw) -> Workdir:
     """Where a cell is run."""
-    return Workdir(folder.path / "runs" / arm.run_name(seed))
-
-
-def cell_config(arm: Arm, seed: int) -> Config:
-    """The configuration of a cell."""
-    return Config.from_dict({**arm.config.to_dict(), "seed": seed})
+    return Workdir(folder.path / "runs" / arm.run_name(draw))
 
 
 def finished_cell(run: Workdir, config: Config) -> dict[str, Any] | None:
@@ -157,25 +169,31 @@ def finished_cell(run: Workdir, config: Config) -> dict[str, Any] | None:
 
 
 def _describe(
-    plan: Plan, results: dict[tuple[str, int], dict[str, Any]], rows: list[Row], command: str
+    plan: Plan, results: dict[tuple[str, Draw], dict[str, Any]], rows: list[Row], command: str
 ) -> dict[str, Any]:
     arms = []
     for arm in plan.arms:
-        runs = [results[arm.label, seed] for seed in plan.seeds]
+        shared: dict[str, Any] = {}
         for field in SHARED_FIELDS:
-            if len({run[field] for run in runs}) > 1:
+            by_split: dict[int | None, set[str]] = {}
+            for draw in plan.draws:
+                split = draw.split_seed if field in _FINGERPRINTS else None
+                by_split.setdefault(split, set()).add(results[arm.label, draw][field])
+            if any(len(values) > 1 for values in by_split.values()):
                 raise WorkdirError(
                     f"The runs of '{arm.label}' differ in {field}: the data were changed while the study ran. "
                     "Name another --workdir."
                 )
-        shared = {field: runs[0][field] for field in SHARED_FIELDS}
+            found = {str(split): values.pop() for split, values in by_split.items()}
+            shared[field] = found.get("None", found)  # what differs from split to split, by its seed
         described = {"label": arm.label, "reference": arm.reference, "group": arm.group, "x": arm.x}
         arms.append({**described, "config_hash": arm.config_hash(), **shared})
     cells = [
         {
-            "arm": label,
-            "seed": seed,
-            "run": run,
+            "arm": arm.label,
+            "seed": draw.seed,
+            "split_seed": draw.split_seed,
+            "run": arm.run_name(draw),
             "best_epoch": result["best_epoch"],
             "epochs": result["epochs"],
             "valid": {metric: result["valid"].get(metric) for metric in plan.metrics},
@@ -184,8 +202,9 @@ def _describe(
             "epoch_seconds": _epoch_seconds(result),
             "cold_candidates": result.get("test_groups", {}).get("items", {}).get("among_cold", {}).get("candidates"),
         }
-        for label, run, seed in ((arm.label, arm.run_name(seed), seed) for arm in plan.arms for seed in plan.seeds)
-        for result in [results[label, seed]]
+        for arm in plan.arms
+        for draw in plan.draws
+        for result in [results[arm.label, draw]]
     ]
     return {
         "kind": plan.kind,
@@ -193,6 +212,7 @@ def _describe(
         "done": True,
         "command": command,
         "seeds": list(plan.seeds),
+        "split_seeds": list(plan.split_seeds),
         "metrics": list(plan.metrics),
         "alternative": plan.alternative,
         "x_label": plan.x_label,

@@ -1,4 +1,4 @@
-"""Means over seeds, paired tests over users, and their correction for several tests."""
+"""Means over seeds and splits, paired tests over users, and their correction for several tests."""
 
 import zipfile
 import zlib
@@ -89,6 +89,27 @@ def mean_over_seeds(runs: Sequence[UserValues]) -> UserValues:
     return UserValues(first.user_ids, np.mean([run.values for run in runs], axis=0))
 
 
+def mean_over_splits(splits: Sequence[UserValues]) -> UserValues:
+    """Averages each user's values over splits of the data, so that a user is one observation and not one per split.
+
+    Args:
+      splits: of one arm, each the mean over its seeds.
+
+    Returns:
+      The mean for each user, over the splits in which the user has a value; users in the order of their ids.
+    """
+    if len(splits) == 1:
+        return splits[0]
+    user_ids = np.unique(np.concatenate([split.user_ids for split in splits]))
+    values = np.full((len(splits), len(user_ids), splits[0].values.shape[1]), np.nan)
+    for row, split in zip(values, splits, strict=True):
+        row[np.searchsorted(user_ids, split.user_ids)] = split.values
+    known = ~np.isnan(values)
+    counts = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return UserValues(user_ids, np.where(counts > 0, total / np.maximum(counts, 1), np.nan))
+
+
 def paired_test(reference: UserValues, row: UserValues, column: int, *, alternative: str) -> PairedTest:
     """Tests whether users are served better by one arm than by another.
 
@@ -96,7 +117,7 @@ def paired_test(reference: UserValues, row: UserValues, column: int, *, alternat
     (Wilcoxon's own treatment of zeros).
 
     Args:
-      reference: mean over seeds.
+      reference: mean over seeds and splits.
       row: likewise.
       column: of the metric.
       alternative: 'greater' asks whether the reference is better than the row, 'less' whether it is worse,

@@ -82,16 +82,18 @@ def _seconds_text(seconds: float | None) -> str:
 
 def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
     """How the numbers of a study were made."""
-    count, seeds = len(study["seeds"]), ", ".join(map(str, study["seeds"]))
-    spread = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed, so without a spread"
+    runs, drawn = drawn_text(study)
+    spread = (
+        f"mean ± standard deviation over {runs}" if study["rows"][0]["runs"] > 1 else f"{runs}, so without a spread"
+    )
     arm = study["arms"][0]
     chosen = "validation" if arm["selected_on"] == "valid" else "test, as this protocol does"
-    notes = [f"Test, protocol {arm['protocol']}, epoch chosen on {chosen}; {spread} ({seeds})."]
+    notes = [f"Test, protocol {arm['protocol']}, epoch chosen on {chosen}; {spread} ({drawn})."]
     if tested:
         references = dict.fromkeys(arm["reference"] for arm in study["arms"] if arm["reference"])
         notes.append(
             f"Δ: row minus reference ({', '.join(map(repr, references))}). p: Wilcoxon signed-rank test over users, "
-            f"each user's value averaged over seeds first; alternative: {_SIDES[study['alternative']]}; corrected "
+            f"each user's value averaged over the runs first; alternative: {_SIDES[study['alternative']]}; corrected "
             "after Holm over the tested rows of the column."
         )
     candidates = study["cells"][0].get("cold_candidates") if study["cells"] else None
@@ -102,6 +104,15 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
         )
     notes.append("Seconds, medians over runs: steps, rebuild and validation; not compiling, loading and test.")
     return [*notes, *provenance_notes(study)]
+
+
+def drawn_text(study: dict[str, Any]) -> tuple[str, str]:
+    """What the runs of a row are, as '5 seeds', and which ones."""
+    seeds, splits = study["seeds"], study.get("split_seeds", [])
+    runs, drawn = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}", ", ".join(map(str, seeds))
+    if not splits:
+        return runs, drawn
+    return f"{len(splits)} splits with {runs} each", f"splits {', '.join(map(str, splits))}; seeds {drawn}"
 
 
 def _cutoffs(metrics: list[str]) -> list[int]:
@@ -142,12 +153,19 @@ def provenance_notes(study: dict[str, Any]) -> list[str]:
     """The command, and which data, split and settings: one line where they are the same for all arms."""
     notes = [f"Command: {study['command']}"] if study["command"] else []
     for field, name in (("data_fingerprint", "Data"), ("split_fingerprint", "Split"), ("config_hash", "Settings")):
-        hashes = {arm["label"]: arm[field][:16] for arm in study["arms"]}
+        hashes = {arm["label"]: hash_text(arm[field]) for arm in study["arms"]}
         if len(set(hashes.values())) == 1:
             notes.append(f"{name} {next(iter(hashes.values()))}.")
         else:
             notes.append(f"{name} " + ", ".join(f"{value} ({label})" for label, value in hashes.items()) + ".")
     return notes
+
+
+def hash_text(value: str | dict[str, str]) -> str:
+    """The first digits of a hash, or of those of each split."""
+    if isinstance(value, str):
+        return value[:16]
+    return ", ".join(f"{part[:16]} (split {split})" for split, part in value.items())
 
 
 def mean_text(score: dict[str, Any]) -> str:
