@@ -74,6 +74,8 @@ def test_a_finished_study_is_not_run_again_and_makes_a_page(finished: Path):
         (("--study=seeds", "--against=--widht=4"), ("--against", "widht", "width")),
         (("--study=noise", "--levels=10,many"), ("--levels", "many")),
         (("--study=ablation", "--against=--width=4"), ("--against", "ablation")),
+        (("--study=sweep", "--split_seeds=1,2"), ("--split_seeds", "sweep")),
+        (("--study=seeds", "--split_seeds=1,2"), ("split_seeds", "--split=ratio")),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value[0].startswith("--study") else "",
 )
