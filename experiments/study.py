@@ -35,8 +35,8 @@ _SEEDS = flags.DEFINE_list("seeds", "0,1,2", "Seeds of the model; every row is t
 _SPLIT_SEEDS = flags.DEFINE_list(
     "split_seeds",
     None,
-    "Seeds of the split, where it is drawn (--split=ratio): every row is trained on each split with each of "
-    "--seeds, and a user's value is averaged over them before it is tested. Default: --split_seed alone.",
+    "Seeds of the split, where it is drawn (--split=ratio), and of --cold_items: every row is trained on each split "
+    "with each of --seeds, and a user's value is averaged over them before it is tested. Default: --split_seed alone.",
 )
 _METRICS = flags.DEFINE_list("metrics", None, "Metrics of the table; default: --select_on, and NDCG at its cut-off.")
 _ALTERNATIVE = flags.DEFINE_enum(

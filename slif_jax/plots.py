@@ -101,7 +101,7 @@ def run_figures(rows: Sequence[dict[str, Any]], *, metric: str, best_epoch: int)
 
 
 def study_figure(study: dict[str, Any]) -> "Figure":
-    """The picture of a study: its rows with their spread over seeds, or the trials of a search.
+    """The picture of a study: its rows with their spread over runs, or the trials of a search.
 
     Args:
       study: what `study.json` holds.
@@ -175,7 +175,7 @@ def plot_study(study: dict[str, Any], path: Path) -> None:
 
 
 def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
-    """A row per arm: every seed, their mean, and one standard deviation to each side."""
+    """A row per arm: every run, their mean, and one standard deviation to each side."""
     for place, label in enumerate(scores):
         score = scores[label]
         if score["mean"] is None:

@@ -38,6 +38,7 @@ class FakeTraining:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
         self.stop_after = 1000
+        self.no_cold: int | None = None  # the seed of a split in which no user has a cold item
 
     def __call__(self, config: Config, workdir: Path, **options: Any) -> dict[str, Any]:
         if len(self.calls) == self.stop_after:
@@ -47,7 +48,9 @@ class FakeTraining:
         rng = np.random.default_rng((config.seed, config.split_seed))
         loss = 0.0 if config.self_loop else 0.1
         values = np.clip(rng.uniform(0.3, 0.5, (USERS, len(names))) - loss - config.triple_noise, 0.0, 1.0)
-        cold = np.where(np.arange(USERS)[:, None] < 10, values / 2, np.nan)
+        cold = np.where(
+            np.arange(USERS)[:, None] < (0 if config.split_seed == self.no_cold else 10), values / 2, np.nan
+        )
         folder = Workdir(workdir)
         folder.path.mkdir(parents=True)
         folder.write_run_files(config, "d" * 64, None)
@@ -63,7 +66,7 @@ class FakeTraining:
             "valid": test,
             "test": test if options.get("evaluate_test", True) else {},
             "test_interval": {name: [0.1, 0.2] for name in names},
-            "test_groups": {"items": {"among_cold": {"candidates": 80}}},
+            "test_groups": {"items": {"among_cold": {"candidates": 80 + config.split_seed % 10}}},
             "seconds": {"train": 1.0},
         }
         folder.write_json("result.json", result)
@@ -140,7 +143,8 @@ def test_every_row_is_trained_on_every_split(training: FakeTraining, dataset: da
     against = [("none", dataclasses.replace(config, self_loop=False))]
     options: dict[str, Any] = {"seeds": (0, 1), "against": against}
     plan = studies.seeds(config, dataset, split_seeds=(3, 4), **options)
-    assert plan.title.startswith("2 splits, 2 seeds on")
+    assert plan.title.startswith("2 seeds on")
+    assert plan.title.endswith(", 2 splits")
     study = studies.run_study(plan, tmp_path, progress="off")
     assert training.calls[:3] == [
         ("this-configuration-split3-seed0", 0),
@@ -156,7 +160,7 @@ def test_every_row_is_trained_on_every_split(training: FakeTraining, dataset: da
     assert "over 2 splits with 2 seeds each (splits 3, 4; seeds 0, 1)." in text
     assert "Split 3333333333333333 (split 3), 4444444444444444 (split 4)." in text
     page = study_report(Workdir(tmp_path), study)
-    assert "split, split 4" in page
+    assert "data of split 4" in page
     assert "runs/&lt;row&gt;-split&lt;split&gt;-seed&lt;seed&gt;" in page
     studies.run_study(studies.seeds(config, dataset, split_seeds=(3, 4, 5), **options), tmp_path, progress="off")
     assert len(training.calls) == 12
@@ -167,9 +171,33 @@ def test_seeds_that_draw_no_split_are_refused(training: FakeTraining, dataset: d
     with pytest.raises(ValueError, match=r"changes nothing with --split=auto on synthetic.*--split=ratio"):
         studies.run_study(plan, tmp_path, progress="off")
     assert not training.calls
+    one = studies.seeds(CONFIG, dataset, seeds=(0,), split_seeds=(3,))
+    drawn = dataclasses.replace(CONFIG, split="ratio")
+    other = studies.seeds(drawn, dataset, seeds=(0,), split_seeds=(3, 4), against=[("given", CONFIG)])
+    for bad, name in ((one, "this configuration"), (other, "given")):
+        with pytest.raises(ValueError, match=f"--split=auto on synthetic.*'{name}'"):
+            studies.run_study(bad, tmp_path, progress="off")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="`split_seeds` must name each seed once"):
-        studies.seeds(CONFIG, dataset, seeds=(0,), split_seeds=(3, 3))
+    assert not training.calls
+    for split_seeds in ((3, 3), (-1,)):
+        with pytest.raises(ValueError, match="`split_seeds` must name each seed once"):
+            studies.seeds(drawn, dataset, seeds=(0,), split_seeds=split_seeds)
+    against = [("b", dataclasses.replace(drawn, split_seed=7))]
+    with pytest.raises(ValueError, match="'b' cannot have another `split_seed`"):
+        studies.seeds(drawn, dataset, seeds=(0,), split_seeds=(3, 4), against=against)
+
+
+def test_cold_items_of_several_splits(training: FakeTraining, dataset: data.Dataset, tmp_path: Path):
+    config = dataclasses.replace(CONFIG, split="ratio", cold_items=0.2)
+    plan = studies.cold_start(config, dataset, seeds=(0,), split_seeds=(3, 4))
+    training.no_cold = 4
+    study = studies.run_study(plan, tmp_path, progress="off")
+    score = study["rows"][4]["scores"]["recall@20"]
+    assert study["rows"][4]["part"] == "cold"
+    assert score["by_seed"][1] is None
+    assert score["mean"] == score["by_seed"][0]
+    assert score["std"] is None
+    assert "lists of these 83 to 84 items alone" in (tmp_path / "study.md").read_text()
 
 
 def test_an_ablation_leaves_out_what_there_is(dataset: data.Dataset):
@@ -324,7 +352,7 @@ def test_cold_and_warm_items_are_rows_apart(training: FakeTraining, dataset: dat
     ]
     assert study["rows"][0]["scores"]["recall@20"]["std"] is None
     written = (tmp_path / "study.md").read_text()
-    assert "lists of these 80 items alone, of which chance would find 0.2500 (recall@20)" in written
+    assert "lists of these 86 items alone, of which chance would find 0.2326 (recall@20)" in written
     assert matplotlib.image.imread(tmp_path / "study.png").ndim == 3
 
 

@@ -115,6 +115,7 @@ def _hashes(arm: dict[str, Any]) -> Html:
     hashes = {"settings": arm["config_hash"]}
     for name in ("data", "split"):
         found = arm[f"{name}_fingerprint"]
-        by_split = {} if isinstance(found, str) else {f"{name}, split {split}": each for split, each in found.items()}
+        form = "split {}" if name == "split" else "data of split {}"
+        by_split = {} if isinstance(found, str) else {form.format(split): each for split, each in found.items()}
         hashes = {**hashes, **(by_split or {name: found})}
     return join([tag("h3", arm["label"]), hashes_table(hashes)])

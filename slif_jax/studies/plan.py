@@ -19,6 +19,7 @@ NOISE_KINDS = {
 }
 LIGHT_GCN: dict[str, Any] = {"side_information": False, "loss": "bpr", "dropout": 0.0, "parameter_momentum": 0.0}
 """LightGCN with the loss of its paper, and nothing that this project adds."""
+_ANY_SPLIT = Config().split_seed
 ALTERNATIVES = ("greater", "two-sided", "less")
 
 
@@ -105,8 +106,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds` must name at least one seed, each once: got {list(self.seeds)}.")
-        if len(set(self.split_seeds)) < len(self.split_seeds):
-            raise ValueError(f"`split_seeds` must name each seed once: got {list(self.split_seeds)}.")
+        if len(set(self.split_seeds)) < len(self.split_seeds) or any(seed < 0 for seed in self.split_seeds):
+            raise ValueError(f"`split_seeds` must name each seed once, none below 0: got {list(self.split_seeds)}.")
         if self.alternative not in ALTERNATIVES:
             raise ValueError(f"`alternative` must be one of {', '.join(ALTERNATIVES)}: got '{self.alternative}'.")
         names = [arm.run_name(Draw(0)) for arm in self.arms]
@@ -278,15 +279,25 @@ def seeds(
     """
     first = Arm("this configuration", config)
     arms = [first, *(Arm(*other, first.label) for other in against)]
-    splits = f"{len(options['split_seeds'])} splits, " if options.get("split_seeds") else ""
-    title = f"{splits}{len(seeds)} seed{'s' * (len(seeds) != 1)} on {dataset.name}"
+    title = f"{_counted(len(seeds), 'seed')} on {dataset.name}"
     return _plan(
         "seeds", title, arms, seeds, config, options | {"alternative": options.get("alternative") or "two-sided"}
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _plan(
     kind: str, title: str, arms: Sequence[Arm], seeds: Sequence[int], config: Config, options: dict[str, Any]
 ) -> Plan:
     given = {name: value for name, value in options.items() if value}
+    if splits := given.get("split_seeds"):
+        own = [arm.label for arm in arms if arm.config.split_seed != config.split_seed]
+        if own:
+            raise ValueError(f"Every row has the splits of `split_seeds`: '{own[0]}' cannot have another `split_seed`.")
+        # No run has this one: it is no setting of a row.
+        arms = [dataclasses.replace(a, config=dataclasses.replace(a.config, split_seed=_ANY_SPLIT)) for a in arms]
+        title = f"{title}, {_counted(len(splits), 'split')}"
     return Plan(kind, title, tuple(arms), tuple(seeds), **{"metrics": default_metrics(config), **given})

@@ -14,13 +14,14 @@ class Score(NamedTuple):
     """One metric of one row."""
 
     mean: float
-    """Over runs, of the mean over users."""
+    """Over the runs that have a value, of the mean over users."""
     std: float | None
-    """Sample standard deviation over runs; None with one run."""
+    """Sample standard deviation over these runs; None with one."""
     by_seed: list[float]
-    """Of each run: by split, then by seed."""
+    """Of each run, by split, then by seed; NaN where no user has a relevant item of this kind."""
     difference: float | None
-    """Mean over users of row minus reference; None without reference."""
+    """Mean over users of row minus reference, each user's values averaged over the runs first, so that it is not quite
+    that of the means where some users are in test in some splits only; None without reference."""
     p: float | None
     p_holm: float | None
     """Corrected over the rows that are tested on this metric."""
@@ -72,10 +73,11 @@ def study_rows(plan: Plan, users_file: Callable[[Arm, Draw], Path]) -> list[Row]
         for part, arm in keys:
             key = part, arm.label
             by_seed = [_mean(run.values[:, column]) for run in runs[key]]
+            known = [value for value in by_seed if not np.isnan(value)]
             test = tests.get(key)
             scores[key][metric] = Score(
-                mean=float(np.mean(by_seed)),
-                std=float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+                mean=float(np.mean(known)) if known else float("nan"),
+                std=float(np.std(known, ddof=1)) if len(known) > 1 else None,
                 by_seed=by_seed,
                 difference=None if test is None else test.difference,
                 p=None if test is None else test.p,

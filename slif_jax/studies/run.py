@@ -1,6 +1,7 @@
 """Runs the cells of a study, each one training run below `runs/`, and writes what they give together."""
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,10 @@ from typing import Any
 
 import jax
 
-from slif_jax.config import Config
+from slif_jax.config import DATA_FIELDS, Config
 from slif_jax.plots import plot_study
 from slif_jax.prepare import load_dataset
-from slif_jax.studies.plan import Arm, Draw, Plan
+from slif_jax.studies.plan import NOISE_KINDS, Arm, Draw, Plan
 from slif_jax.studies.progress import StudyProgress
 from slif_jax.studies.results import Row, study_rows
 from slif_jax.studies.tables import study_table, write_table
@@ -52,7 +53,7 @@ def run_study(
 
     Raises:
       WorkdirError: if the folder belongs to another study or is in use, or its data have changed.
-      ValueError: if splits are asked for and the seed of the split changes nothing, or nobody has an item in test.
+      ValueError: if splits are asked for and the split of an arm is not drawn, or nobody has an item in test.
       Stopped: when `should_stop` has ended a training.
       DataError: on unusable data.
     """
@@ -143,15 +144,24 @@ def _claim_study(folder: Workdir, kind: str, arms: dict[str, dict[str, Any]], ti
 
 def _check_splits(plan: Plan, data_dir: str | None) -> None:
     """Seeds of the split that change nothing would make one split count as many."""
-    if len(plan.split_seeds) < 2:
+    if not plan.split_seeds:
         return
-    first, last = (plan.arms[0].config_of(Draw(0, plan.split_seeds[place])) for place in (0, -1))
-    hashes = {load_dataset(config, data_dir=data_dir).split_fingerprint for config in (first, last)}
-    if len(hashes) == 1:
-        raise ValueError(
-            f"`split_seeds` changes nothing with --split={first.split} on {first.dataset}: that split is not drawn. "
-            "Draw one with --split=ratio."
-        )
+    noise = dict.fromkeys(NOISE_KINDS.values(), 0.0)  # it is put on what has been split
+    drawn = {name: getattr(Config(), name) for name in ("seed", "split_seed", "weigh_interactions")}
+    checked: set[tuple[Any, ...]] = set()
+    for arm in plan.arms:
+        config = dataclasses.replace(arm.config, **noise, **drawn)
+        data = tuple(getattr(config, name) for name in DATA_FIELDS)
+        if data in checked:
+            continue
+        checked.add(data)
+        first = plan.split_seeds[0]
+        two = (dataclasses.replace(config, split_seed=seed) for seed in (first, first + 1))
+        if len({load_dataset(each, data_dir=data_dir).split_fingerprint for each in two}) == 1:
+            raise ValueError(
+                f"`split_seeds` changes nothing with --split={config.split} on {config.dataset} ('{arm.label}'): that "
+                "split is not drawn. Draw one with --split=ratio."
+            )
 
 
 def run_folder(folder: Workdir, arm: Arm, draw: Draw) -> Workdir:
@@ -173,19 +183,19 @@ def _describe(
 ) -> dict[str, Any]:
     arms = []
     for arm in plan.arms:
-        shared: dict[str, Any] = {}
+        shared: dict[str, str | dict[str, str]] = {}
         for field in SHARED_FIELDS:
-            by_split: dict[int | None, set[str]] = {}
+            by_split: dict[str, set[str]] = {}
             for draw in plan.draws:
-                split = draw.split_seed if field in _FINGERPRINTS else None
-                by_split.setdefault(split, set()).add(results[arm.label, draw][field])
+                by_split.setdefault(str(draw.split_seed), set()).add(results[arm.label, draw][field])
             if any(len(values) > 1 for values in by_split.values()):
                 raise WorkdirError(
                     f"The runs of '{arm.label}' differ in {field}: the data were changed while the study ran. "
                     "Name another --workdir."
                 )
-            found = {str(split): values.pop() for split, values in by_split.items()}
-            shared[field] = found.get("None", found)  # what differs from split to split, by its seed
+            found = {split: values.pop() for split, values in by_split.items()}
+            several = plan.split_seeds and field in _FINGERPRINTS  # of each split, by its seed
+            shared[field] = found if several else next(iter(found.values()))
         described = {"label": arm.label, "reference": arm.reference, "group": arm.group, "x": arm.x}
         arms.append({**described, "config_hash": arm.config_hash(), **shared})
     cells = [
@@ -235,6 +245,8 @@ def _row(row: Row) -> dict[str, Any]:
     """A row as JSON types; what is no number (no user has a cold item) is None."""
 
     def known(value: Any) -> Any:
+        if isinstance(value, list):
+            return [known(each) for each in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     scores = {

@@ -92,15 +92,19 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
     if tested:
         references = dict.fromkeys(arm["reference"] for arm in study["arms"] if arm["reference"])
         notes.append(
-            f"Δ: row minus reference ({', '.join(map(repr, references))}). p: Wilcoxon signed-rank test over users, "
-            f"each user's value averaged over the runs first; alternative: {_SIDES[study['alternative']]}; corrected "
-            "after Holm over the tested rows of the column."
+            f"Δ: row minus reference ({', '.join(map(repr, references))}), mean over users. p: Wilcoxon signed-rank "
+            f"test over users; alternative: {_SIDES[study['alternative']]}; corrected after Holm over the tested rows "
+            "of the column. For both, each user's value is averaged over the runs first."
         )
-    candidates = study["cells"][0].get("cold_candidates") if study["cells"] else None
+    candidates = sorted({count for cell in study["cells"] if (count := cell.get("cold_candidates"))})
     if candidates and any(row["part"] == "among_cold" for row in study["rows"]):
+        chances = [
+            f"{_span([min(1.0, k / count) for count in reversed(candidates)], '.4f')} (recall@{k})"
+            for k in _cutoffs(study["metrics"])
+        ]
         notes.append(
-            f"Cold items among themselves: lists of these {candidates:,} items alone, of which chance would find "
-            f"{', '.join(f'{min(1.0, k / candidates):.4f} (recall@{k})' for k in _cutoffs(study['metrics']))}."
+            f"Cold items among themselves: lists of these {_span(candidates, ',')} items alone, of which chance would "
+            f"find {', '.join(chances)}."
         )
     notes.append("Seconds, medians over runs: steps, rebuild and validation; not compiling, loading and test.")
     return [*notes, *provenance_notes(study)]
@@ -109,10 +113,22 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
 def drawn_text(study: dict[str, Any]) -> tuple[str, str]:
     """What the runs of a row are, as '5 seeds', and which ones."""
     seeds, splits = study["seeds"], study.get("split_seeds", [])
-    runs, drawn = f"{len(seeds)} seed{'s' * (len(seeds) != 1)}", ", ".join(map(str, seeds))
+    runs, drawn = f"{len(seeds)} seed{_s(seeds)}", ", ".join(map(str, seeds))
     if not splits:
         return runs, drawn
-    return f"{len(splits)} splits with {runs} each", f"splits {', '.join(map(str, splits))}; seeds {drawn}"
+    each = " each" if len(splits) > 1 else ""
+    by_split = f"split{_s(splits)} {', '.join(map(str, splits))}"
+    return f"{len(splits)} split{_s(splits)} with {runs}{each}", f"{by_split}; seed{_s(seeds)} {drawn}"
+
+
+def _s(numbers: list[int]) -> str:
+    return "" if len(numbers) == 1 else "s"
+
+
+def _span(values: list[Any], form: str) -> str:
+    """'39', or '35 to 39' where splits have different ones; `values` are in order."""
+    ends = dict.fromkeys(format(value, form) for value in (values[0], values[-1]))
+    return " to ".join(ends)
 
 
 def _cutoffs(metrics: list[str]) -> list[int]:
@@ -157,7 +173,7 @@ def provenance_notes(study: dict[str, Any]) -> list[str]:
         if len(set(hashes.values())) == 1:
             notes.append(f"{name} {next(iter(hashes.values()))}.")
         else:
-            notes.append(f"{name} " + ", ".join(f"{value} ({label})" for label, value in hashes.items()) + ".")
+            notes.append(f"{name} " + "; ".join(f"{value} ({label})" for label, value in hashes.items()) + ".")
     return notes
 
 
