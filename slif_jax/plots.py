@@ -1,6 +1,8 @@
 """Pictures of a run and of a study, as figures and as files."""
 
 import itertools
+import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +130,7 @@ def study_figure(study: dict[str, Any]) -> "Figure":
         if along:
             axes.set(ylabel=name, xlabel=study["x_label"])
         else:
-            axes.set_xlabel(name)
+            axes.set_xlabel(f"Δ {name}, split by split" if compares_splits(study) else name)
             axes.tick_params(labelleft=column == 0)
         axes.grid(alpha=0.3)
     for unused in grid.flat[len(panels) :]:
@@ -174,16 +176,32 @@ def plot_study(study: dict[str, Any], path: Path) -> None:
     study_figure(study).savefig(path, dpi=120)
 
 
+def compares_splits(study: dict[str, Any]) -> bool:
+    """Whether the picture of a study shows differences from the reference: splits differ by more than its rows do."""
+    along = study["arms"][0]["x"] is not None
+    return len(study.get("split_seeds", [])) > 1 and not along and any(arm["reference"] for arm in study["arms"])
+
+
 def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
-    """A row per arm: every run, their mean, and one standard deviation to each side."""
-    for place, label in enumerate(scores):
-        score = scores[label]
-        if score["mean"] is None:
+    """A row per arm: every run, their mean, and one standard deviation to each side.
+
+    Over several splits: every run less the reference's on the same split, and one standard error to each side.
+    """
+    splits = compares_splits(study)
+    for place, (arm, score) in enumerate(zip(study["arms"], scores.values(), strict=True)):
+        color, values, mean, spread = "C0", score["by_seed"], score["mean"], score["std"]
+        if arm["reference"] is not None:
+            color = "C1"
+        if splits and arm["reference"] is not None:
+            pairs = zip(values, scores[arm["reference"]]["by_seed"], strict=True)
+            values = [value - before for value, before in pairs if None not in (value, before)]
+            mean = statistics.mean(values) if values else None
+            spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        if mean is None or (splits and arm["reference"] is None):
             continue
-        color = "C0" if study["arms"][place]["reference"] is None else "C1"
-        axes.plot(score["by_seed"], [place] * len(score["by_seed"]), "o", color=color, alpha=0.35, markersize=4)
-        axes.errorbar(score["mean"], place, xerr=score["std"], fmt="D", color=color, markersize=6, capsize=3)
-    reference = next(iter(scores.values()))["mean"]
+        axes.plot(values, [place] * len(values), "o", color=color, alpha=0.35, markersize=4)
+        axes.errorbar(mean, place, xerr=spread, fmt="D", color=color, markersize=6, capsize=3)
+    reference = 0.0 if splits else next(iter(scores.values()))["mean"]
     if reference is not None:
         axes.axvline(reference, color="gray", linestyle=":")
     axes.set_yticks(range(len(scores)), list(scores))

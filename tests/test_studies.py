@@ -17,6 +17,7 @@ import pytest
 from slif_jax import data, studies
 from slif_jax.config import Config
 from slif_jax.metrics import metric_names
+from slif_jax.plots import study_figure
 from slif_jax.report.study import study_report
 from slif_jax.studies import run as run_module
 from slif_jax.studies.statistics import UserValues, holm, mean_over_seeds, mean_over_splits, paired_test
@@ -159,6 +160,11 @@ def test_every_row_is_trained_on_every_split(training: FakeTraining, dataset: da
     text = (tmp_path / "study.md").read_text()
     assert "over 2 splits with 2 seeds each (splits 3, 4; seeds 0, 1)." in text
     assert "Split 3333333333333333 (split 3), 4444444444444444 (split 4)." in text
+    by_seed = [row["scores"]["recall@20"]["by_seed"] for row in study["rows"]]
+    axes = study_figure(study).axes[0]
+    assert axes.get_xlabel() == "Δ recall@20, split by split"
+    points = next(line for line in axes.lines if len(line.get_xdata()) == 4)  # of the row that is tested, alone
+    np.testing.assert_allclose(points.get_xdata(), np.subtract(by_seed[1], by_seed[0]))
     page = study_report(Workdir(tmp_path), study)
     assert "data of split 4" in page
     assert "runs/&lt;row&gt;-split&lt;split&gt;-seed&lt;seed&gt;" in page

@@ -3,7 +3,7 @@
 from typing import Any
 
 from slif_jax.config import Config
-from slif_jax.plots import study_figure
+from slif_jax.plots import compares_splits, study_figure
 from slif_jax.report.html import Html, figure, join, page, table, tag
 from slif_jax.report.provenance import environment_table, hashes_table, settings_table, value_text
 from slif_jax.studies.tables import study_table, sweep_table
@@ -56,6 +56,11 @@ def _table(caption: str, columns: list[str], rows: list[list[str]]) -> Html:
 def _description(study: dict[str, Any]) -> str:
     if study["kind"] == "sweep":
         return "Validation of each trial, in the order in which they were tried, and the best so far."
+    if compares_splits(study):
+        return (
+            "Each run less the reference's on the same split. Large marks: means with one standard error to each side; "
+            "small ones: the runs; dotted line: the reference."
+        )
     of = "runs" if study.get("split_seeds") else "seeds"
     marks = f"Large marks: means over {of} with one standard deviation to each side; small ones: the {of}"
     return marks + ("." if study["arms"][0]["x"] is not None else "; dotted line: the first row.")
