@@ -189,16 +189,16 @@ def _rows(axes: "Axes", study: dict[str, Any], scores: dict[str, dict[str, Any]]
     """
     splits = compares_splits(study)
     for place, (arm, score) in enumerate(zip(study["arms"], scores.values(), strict=True)):
-        color, values, mean, spread = "C0", score["by_seed"], score["mean"], score["std"]
-        if arm["reference"] is not None:
-            color = "C1"
-        if splits and arm["reference"] is not None:
+        values, mean, spread = score["by_seed"], score["mean"], score["std"]
+        tested = arm["reference"] is not None
+        if splits and tested:
             pairs = zip(values, scores[arm["reference"]]["by_seed"], strict=True)
             values = [value - before for value, before in pairs if None not in (value, before)]
             mean = statistics.mean(values) if values else None
             spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        if mean is None or (splits and arm["reference"] is None):
+        if mean is None or (splits and not tested):
             continue
+        color = "C1" if tested else "C0"
         axes.plot(values, [place] * len(values), "o", color=color, alpha=0.35, markersize=4)
         axes.errorbar(mean, place, xerr=spread, fmt="D", color=color, markersize=6, capsize=3)
     reference = 0.0 if splits else next(iter(scores.values()))["mean"]

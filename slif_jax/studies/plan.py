@@ -279,13 +279,14 @@ def seeds(
     """
     first = Arm("this configuration", config)
     arms = [first, *(Arm(*other, first.label) for other in against)]
-    title = f"{_counted(len(seeds), 'seed')} on {dataset.name}"
+    title = f"{counted(len(seeds), 'seed')} on {dataset.name}"
     return _plan(
         "seeds", title, arms, seeds, config, options | {"alternative": options.get("alternative") or "two-sided"}
     )
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """'1 seed', '5 seeds'."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
@@ -299,5 +300,5 @@ def _plan(
             raise ValueError(f"Every row has the splits of `split_seeds`: '{own[0]}' cannot have another `split_seed`.")
         # No run has this one: it is no setting of a row.
         arms = [dataclasses.replace(a, config=dataclasses.replace(a.config, split_seed=_ANY_SPLIT)) for a in arms]
-        title = f"{title}, {_counted(len(splits), 'split')}"
+        title = f"{title}, {counted(len(splits), 'split')}"
     return Plan(kind, title, tuple(arms), tuple(seeds), **{"metrics": default_metrics(config), **given})

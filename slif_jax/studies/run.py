@@ -147,10 +147,9 @@ def _check_splits(plan: Plan, data_dir: str | None) -> None:
     if not plan.split_seeds:
         return
     noise = dict.fromkeys(NOISE_KINDS.values(), 0.0)  # it is put on what has been split
-    drawn = {name: getattr(Config(), name) for name in ("seed", "split_seed", "weigh_interactions")}
     checked: set[tuple[Any, ...]] = set()
     for arm in plan.arms:
-        config = dataclasses.replace(arm.config, **noise, **drawn)
+        config = dataclasses.replace(arm.config, **noise, weigh_interactions=False)
         data = tuple(getattr(config, name) for name in DATA_FIELDS)
         if data in checked:
             continue

@@ -7,6 +7,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from slif_jax.plots import PART_NAMES
+from slif_jax.studies.plan import counted
 from slif_jax.workdir import Workdir
 
 _TEX = {
@@ -113,16 +114,14 @@ def _notes(study: dict[str, Any], *, tested: bool) -> list[str]:
 def drawn_text(study: dict[str, Any]) -> tuple[str, str]:
     """What the runs of a row are, as '5 seeds', and which ones."""
     seeds, splits = study["seeds"], study.get("split_seeds", [])
-    runs, drawn = f"{len(seeds)} seed{_s(seeds)}", ", ".join(map(str, seeds))
+    runs, drawn = counted(len(seeds), "seed"), ", ".join(map(str, seeds))
     if not splits:
         return runs, drawn
     each = " each" if len(splits) > 1 else ""
-    by_split = f"split{_s(splits)} {', '.join(map(str, splits))}"
-    return f"{len(splits)} split{_s(splits)} with {runs}{each}", f"{by_split}; seed{_s(seeds)} {drawn}"
-
-
-def _s(numbers: list[int]) -> str:
-    return "" if len(numbers) == 1 else "s"
+    return (
+        f"{counted(len(splits), 'split')} with {runs}{each}",
+        f"splits {', '.join(map(str, splits))}; seeds {drawn}",
+    )
 
 
 def _span(values: list[Any], form: str) -> str:
